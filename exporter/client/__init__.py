@@ -83,16 +83,9 @@ class Monitor:
         self._model = model
         self._shadow = shadow
         self._transport = Transport(url, timeout, token_file, ca_file)
-        self.sender = Sender(
-            self._transport,
-            functools.partial(encode_event, model=model, version=version, shadow=shadow),
-            f"monitor {model}",
-            capacity=capacity,
-            capacity_bytes=capacity_bytes,
-            batch_size=batch_size,
-            interval=interval,
-            give_up=give_up,
-        )
+        encode = functools.partial(encode_event, model=model, version=version, shadow=shadow)
+        bounds = capacity, capacity_bytes, batch_size, interval, give_up
+        self.sender = Sender(self._transport, encode, f"monitor {model}", *bounds)
 
     @property
     def sent(self) -> int:
@@ -171,7 +164,7 @@ class Monitor:
             if type(confidence) not in _IMMUTABLE:
                 confidence = encoding.snapshot(confidence)[0]
             moment = now if time is None else encoding.rfc3339(time)
-            event = (size + EVENT_BYTES, event_id, moment, copy, prediction, confidence, duration_seconds, code)
+            event = (size + EVENT_BYTES, event_id, moment, copy, prediction, confidence, duration_seconds, code, None)
             if context is None or self._shadow:
                 self.sender.add(event)
             else:

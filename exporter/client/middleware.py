@@ -27,15 +27,15 @@ _ID = re.compile(r"[!-~]{1,128}")
 current: ContextVar[RequestContext | None] = ContextVar("model_exporter_call", default=None)
 
 
-Event = tuple[int, str, int | str, Any, Any, Any, float | None, int | None]
-"""Size in bytes, id, time, inputs, prediction, confidence, duration, code. A tuple, as the fastest to create."""
+Event = tuple[int, str, int | str, Any, Any, Any, float | None, int | None, str | None]
+"""Size in bytes, id, time, inputs, prediction, confidence, duration, code, alias. A tuple, as the fastest to create."""
 EVENT_BYTES = 256
 """About the size of an event without its inputs."""
 
 
 def encode_event(event: Event, model: str, version: str | None, shadow: bool = False) -> bytes:
     """Encode an event as the JSON that the exporter expects."""
-    _, event_id, moment, inputs, prediction, confidence, seconds, code = event
+    _, event_id, moment, inputs, prediction, confidence, seconds, code, alias = event
     return encode_document(
         {
             "id": event_id,
@@ -47,6 +47,7 @@ def encode_event(event: Event, model: str, version: str | None, shadow: bool = F
             "confidence": clamp_confidence(confidence),
             "duration_seconds": seconds,
             "code": 200 if code is None else code,
+            "alias": alias,
             **({"shadow": True} if shadow else {}),
         }
     )
@@ -63,7 +64,7 @@ class RequestContext:
         The identifier in the request, if any; one that the exporter would refuse is not used.
     """
 
-    __slots__ = ("_deferred", "_ended", "_sender", "_started", "_time", "code", "done", "id")
+    __slots__ = ("_deferred", "_ended", "_sender", "_started", "_time", "alias", "code", "done", "id")
 
     def __init__(self, sender: Sender, request_id: str | None = None) -> None:
         self._sender = sender
@@ -71,7 +72,8 @@ class RequestContext:
         self._started = time.perf_counter()
         self._ended: float | None = None
         self._time = time.time_ns()
-        self.id = request_id if request_id and _ID.fullmatch(request_id) else time_ordered_id(self._time)
+        self.alias = request_id if request_id and _ID.fullmatch(request_id) else None
+        self.id = self.alias or time_ordered_id(self._time)
         self.code: int | None = None
         self.done = False
 
@@ -106,11 +108,13 @@ class RequestContext:
         self.end()
         seconds = (self._ended or 0.0) - self._started
         code = 200 if self.code is None else self.code
+        alias = self.alias if self.alias != self.id else None
         if not self._deferred:
-            self._sender.add((EVENT_BYTES, self.id, self._time, None, None, None, seconds, code))
-        for sender, (*values, own_seconds, own_code) in self._deferred:
-            event = (*values, seconds if own_seconds is None else own_seconds, code if own_code is None else own_code)
-            sender.add(event)
+            self._sender.add((EVENT_BYTES, self.id, self._time, None, None, None, seconds, code, alias))
+        for sender, (*values, own_seconds, own_code, _) in self._deferred:
+            taken = seconds if own_seconds is None else own_seconds
+            sender.add((*values, taken, code if own_code is None else own_code, alias))
+            alias = None  # it is of the first
         self._deferred.clear()
 
 
@@ -198,8 +202,8 @@ def use_id(service_id: str | None, context: RequestContext) -> str | None:
     """Return the identifier that the response gets; None if the service has set one itself, which takes precedence."""
     if service_id is None:
         return context.id
-    if not context.recorded and 0 < len(service_id) <= 128:
-        context.id = service_id
+    if 0 < len(service_id) <= 128:
+        setattr(context, "alias" if context.recorded else "id", service_id)
     return None
 
 

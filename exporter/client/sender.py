@@ -102,7 +102,6 @@ class Sender:
     transport: Transport
     encode: Callable[[Any], bytes]
     name: str
-    _: dataclasses.KW_ONLY
     capacity: int
     capacity_bytes: int
     batch_size: int

@@ -429,9 +429,8 @@ def split_address(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
     is_local = parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1
     is_remote = parts.scheme in {"http", "https"} and bool(parts.hostname)
     if not (is_local or is_remote) or parts.query or parts.fragment:
-        raise ExporterError(
-            f"{shown}: expected the exporter's address, such as http://127.0.0.1:9877 or unix:///run/exporter.sock"
-        )
+        examples = "http://127.0.0.1:9877 or unix:///run/exporter.sock"
+        raise ExporterError(f"{shown}: expected the exporter's address, such as {examples}")
     try:
         return parts, parts.port
     except ValueError as error:

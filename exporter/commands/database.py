@@ -221,9 +221,8 @@ def forget(options: argparse.Namespace) -> int:
             _remark("the write-ahead log may hold copies until it is written anew: the exporter is using it")
     if configuration.store.archive is not None:
         _remark(f"the archive {configuration.store.archive} is not changed: remove their rows from its files")
-    _remark(
-        "backups, exported files, logs and the metrics in Prometheus are not changed: they expire, or you delete them"
-    )
+    others = "backups, exported files, logs and the metrics in Prometheus"
+    _remark(f"{others} are not changed: they expire, or you delete them")
     return 0
 
 

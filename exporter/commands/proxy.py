@@ -204,9 +204,10 @@ class Recorder(Collector):
         if exchange.code == 404 and self._model is None:
             return  # a model that is not there: anybody may ask for any name
         self.records += 1
-        document = dict(zip(("model", "version"), named, strict=True), id=exchange.identifier, code=exchange.code)
+        names = dict(zip(("model", "version"), named, strict=True), id=exchange.identifier, alias=exchange.alias)
+        document = {**names, "code": exchange.code, "duration_seconds": seconds}
         size = _OVERHEAD + sum(len(body or b"") for body in bodies.values())
-        self.sender.add(Record(size, exchange.time, document | {"duration_seconds": seconds}, bodies))
+        self.sender.add(Record(size, exchange.time, document, bodies))
 
 
 def line(record: Record) -> bytes:
@@ -465,6 +466,7 @@ class _Exchange:
         self.time = time.time_ns()
         self._started = self._loop.time()
         self.identifier = identifier(request.headers) or time_ordered_id(self.time)
+        self.alias: str | None = None  # what the model server calls the request
         self._named = server.recorder.named(request.method, request.rel_url.raw_path)
         self.copies = {"request": server.recorder.copy(request.headers)} if self._named else {}
         self._response: PassedResponse | None = None
@@ -566,7 +568,8 @@ class _Exchange:
             raise ValueError(f"a status of {answer.status}")
         if answer.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             raise ValueError("transfer codings beside chunked")
-        self.identifier = identifier(self._request.headers) or identifier(answer.headers) or self.identifier
+        self.alias = identifier(answer.headers)
+        self.identifier = identifier(self._request.headers) or self.alias or self.identifier
         if self._named:
             self.copies["response"] = self._server.recorder.copy(answer.headers)
         passed = _passed_on(answer.raw_headers, answer.headers, _SET_IN_RESPONSES)

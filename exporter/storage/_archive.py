@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -26,7 +25,7 @@ from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
 from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import archived_before, archived_up_to, set_archived
-from exporter.storage._sqlite import database_path
+from exporter.storage._sqlite import database_path, flush
 from exporter.validation import parse_duration
 
 LABELS = "_labels"
@@ -165,15 +164,11 @@ class ArchiveFiles:
             return
         path = Path(target)
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        partial.write_bytes(content)
+        flush(partial)
         partial.replace(path)
         for changed in (path.parent, Path(root)):
-            descriptor = os.open(changed, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            flush(changed)
 
 
 def another_database(path: str) -> StoreError:
@@ -192,40 +187,25 @@ def _holds_others(stored: Any, content: Any) -> bool:
     return any(known.get(seq, id_) != id_ for seq, id_ in new.items())
 
 
-def schema() -> Any:
+_COLUMNS = (
+    "seq int64, id string, model string, version string, time time, received time, prediction string",
+    "confidence float64, code int32, duration_seconds float64, confident bool, segment string, inputs string",
+    "label string, label_time time, loss float64, alias string",
+)
+
+
+def schema(columns: str = ", ".join(_COLUMNS)) -> Any:
     """Return the columns, see ``docs/configuration.md``."""
     import pyarrow as pa
 
-    time = pa.timestamp("us", "UTC")
-    return pa.schema(
-        {
-            "seq": pa.int64(),
-            "id": pa.string(),
-            "model": pa.string(),
-            "version": pa.string(),
-            "time": time,
-            "received": time,
-            "prediction": pa.string(),
-            "confidence": pa.float64(),
-            "code": pa.int32(),
-            "duration_seconds": pa.float64(),
-            "confident": pa.bool_(),
-            "segment": pa.string(),
-            "inputs": pa.string(),
-            "label": pa.string(),
-            "label_time": time,
-            "loss": pa.float64(),
-        }
-    )
+    types = {"time": pa.timestamp("us", "UTC")}
+    fields = (column.split() for column in columns.split(", "))
+    return pa.schema([(name, types.get(kind) or pa.type_for_alias(kind)) for name, kind in fields])
 
 
-def label_schema() -> Any:
-    """Return the columns of late labels."""
-    import pyarrow as pa
-
-    names = ("seq", "id", "model", "label", "label_time", "loss", "received")
-    fields = [schema().field(name) for name in names]
-    return pa.schema([*fields, pa.field("date", pa.date32())])
+_LABEL_COLUMNS = (
+    "seq int64, id string, model string, label string, label_time time, loss float64, received time, date date32"
+)
 
 
 GROUP_BYTES = 4 * 2**20
@@ -444,7 +424,7 @@ def archive(config: StoreConfig, redact: Redact) -> tuple[int, int]:
         predicted = partial(_predictions, connection, before_day, redact, set())
         return (
             _write(files, connection, schema(), predicted, lambda last: _record(connection, seq=last)),
-            _write(files, connection, label_schema(), partial(_late_labels, connection, today), delete_labels),
+            _write(files, connection, schema(_LABEL_COLUMNS), partial(_late_labels, connection, today), delete_labels),
         )
 
 

@@ -485,11 +485,15 @@ predictions = _table(
     "seq key*, day int!, id text!, model text!, version text!, time float!, received float!, prediction text",
     "confidence float, code int!, duration_seconds float, confident bool!",
     # Where its inputs are: a row of the table ``inputs``, and the place in it.
-    "block key, place int, segment text",
+    "block key, place int, segment text, alias text",
     sa.Index("predictions_day_id", "day", "id"),
     sqlite_autoincrement=True,  # the archive ends with a number, so none may be given twice
 )
 has_inputs = predictions.c.block.is_not(None)
+has_alias = predictions.c.alias.is_not(None)
+sa.Index(
+    "predictions_alias", predictions.c.alias, predictions.c.seq, sqlite_where=has_alias, postgresql_where=has_alias
+)
 # The JSON of the inputs of predictions of one model that were stored together; see `exporter.storage._predictions`.
 inputs = _table("inputs", "id key*, model text!, rows int!, data blob!", sqlite_autoincrement=True)
 # In one row: the number of the last archived prediction, and the day before which predictions are being archived; see

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,10 +17,10 @@ from exporter.storage._database import feedback
 from exporter.storage._predictions import (
     Rows,
     awaited_ids,
+    find_awaited,
     find_predictions,
-    first_of_model,
     is_given_model,
-    predictions_of,
+    resolve_aliases,
     stored_days,
     waiting_ids,
 )
@@ -104,9 +105,9 @@ class Counts(NamedTuple):
 def prediction_snapshot(prediction: Mapping[Any, Any], redact: Redact) -> dict[str, Any]:
     """Return the columns that feedback copies from its prediction, so that they outlive the prediction's retention."""
     copied = {name: prediction[name] for name in ("model", "version", "prediction", "confidence", "segment")}
+    copied |= {"prediction_id": prediction["id"], "predicted": prediction["time"], "joined": True}
     inputs = redact(prediction["model"], prediction["inputs"])
-    confident = bool(prediction["confident"])
-    return {**copied, "confident": confident, "inputs": inputs, "predicted": prediction["time"], "joined": True}
+    return {**copied, "confident": bool(prediction["confident"]), "inputs": inputs}
 
 
 def count(row: Mapping[Any, Any], verdict: str, counted: bool, delay: float | None) -> CountedFeedback:
@@ -127,7 +128,12 @@ def count(row: Mapping[Any, Any], verdict: str, counted: bool, delay: float | No
     return CountedFeedback(row["model"], row["version"], verdict, correction, row["segment"], delay)
 
 
-EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
+_NEW_ROW: db.Values = {
+    **{column.name: None for column in feedback.c if column.name != "id"},
+    **dict.fromkeys(("joined", "confident", "counted", "released", "sampled"), False),
+    "status": "pending",
+    "revision": 1,
+}
 CONTENT = ("verdict", "label", "user", "comment", "idempotency_key")
 _CHANGED = (*CONTENT, "updated", "status", "revision", "reviewed_label", "counted")
 _find = db.CompiledStatement(
@@ -140,13 +146,11 @@ _find = db.CompiledStatement(
 )
 _waiting = waiting_ids(feedback.c.prediction_id, db.is_unjoined)
 _get = db.CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
-_insert = db.CompiledInsert(feedback, EMPTY_ROW)
+_insert = db.CompiledInsert(feedback, _NEW_ROW)
 _update = db.CompiledStatement(db.update_of_row(feedback, _CHANGED))
 _DESCRIPTION = ("model", "version", "prediction", "inputs")
 _describe = db.CompiledStatement(db.update_of_row(feedback, _DESCRIPTION))
-_insert_history = db.CompiledStatement(
-    db.history.insert(), [column.name for column in db.history.c if column.name != "id"]
-)
+_insert_history = db.CompiledStatement(db.history.insert(), ("feedback_id", "time", *CONTENT))
 
 
 class FeedbackBatch:
@@ -217,9 +221,8 @@ class FeedbackBatch:
         for statement, names, rows in ((_update, _CHANGED, self._updated), (_describe, _DESCRIPTION, self._described)):
             changes = [{"row_id": row["id"], **{f"new_{name}": row[name] for name in names}} for row in rows.values()]
             statement.execute_many(connection, changes)
-        _insert_history.execute_many(
-            connection, [{"feedback_id": row["id"], **values} for row, values in self._replaced]
-        )
+        replaced = [{"feedback_id": row["id"], **values} for row, values in self._replaced]
+        _insert_history.execute_many(connection, replaced)
 
 
 BATCH = 16
@@ -290,14 +293,14 @@ class FeedbackRecorder:
         for item in items:
             texts = (item.prediction_id, item.version, item.user, item.comment)
             item.prediction_id, item.version, item.user, item.comment = (text and db.storable(text) for text in texts)
+        resolve_aliases(connection, items)
         keys = [f"{key}/{index}" if key else None for index in range(len(items))]
-        submitted = list(zip(items, keys, _recorded_with(connection, keys), strict=True))
+        known = _find_key.first_rows(connection, [{"key": key} for key in keys]) if key else keys
+        submitted: Sequence[Any] = list(zip(items, keys, known, strict=True))
         for item, _, earlier in submitted:
             if earlier is not None and not _is_same(earlier, item):  # nothing of the request must be recorded
-                id_, verdict = earlier["feedback_id"], earlier["verdict"]
-                return [
-                    FeedbackResult(id_, item.prediction_id, verdict, joined=False, repeat=True, conflict=True)
-                ], Counts()
+                of = earlier["feedback_id"], item.prediction_id, earlier["verdict"]
+                return [FeedbackResult(*of, joined=False, repeat=True, conflict=True)], Counts()
         days = stored_days(connection)
         results, counted = [], []
         for start in range(0, len(submitted), BATCH):
@@ -313,11 +316,7 @@ class FeedbackRecorder:
         """Record some feedback: read all that is stored about it first, and write all changes at the end."""
         items = [item for item, _, _ in submitted]
         batch = FeedbackBatch(connection, items)
-        new = [
-            (item.prediction_id, item.model)
-            for item in items
-            if item.prediction_id is not None and batch.find(item) is None
-        ]
+        new = [(item.prediction_id, item.model) for item in items if item.prediction_id and not batch.find(item)]
         predictions = dict(zip(new, find_predictions(connection, new, days), strict=True))
         recorded = [self._record_one(batch, *entry, predictions) for entry in submitted]
         batch.write(connection, self._size, sender)
@@ -365,19 +364,9 @@ class FeedbackRecorder:
         return {"verdict": verdict, **content}
 
     def _new_row(self, item: Feedback, now: float, prediction: db.Values | None) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            **EMPTY_ROW,
-            "prediction_id": item.prediction_id,
-            "model": item.model,
-            "created": now,
-            "counted": False,
-            "confident": False,
-            "status": "pending",
-            "revision": 1,
-            "joined": item.prediction_id is None,
-        }
+        row = {**_NEW_ROW, "prediction_id": item.prediction_id, "model": item.model, "created": now}
         if item.prediction_id is None:
-            return row | _given(item) | {"predicted": now}
+            return row | _given(item) | {"predicted": now, "joined": True}
         if prediction is not None:
             return row | prediction_snapshot(prediction, self._redact)
         return row | _description(item)
@@ -386,22 +375,22 @@ class FeedbackRecorder:
         """Join the feedback that waits for predictions, in the transaction that writes these; return what counts."""
         if not (ids := awaited_ids(connection, group, _waiting)):
             return Counts()
-        chosen = (
-            feedback.c.prediction_id.bool_op("IN")(db.JsonTexts(sa.literal(db.json_text(sorted(ids))))) & db.is_unjoined
-        )
+        texts = db.JsonTexts(sa.literal(db.json_text(sorted(ids))))
+        chosen = feedback.c.prediction_id.bool_op("IN")(texts) & db.is_unjoined
         # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
         query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
-        rows = connection.execute(query).mappings().all()
-        found = predictions_of(group, {row["prediction_id"] for row in rows})
-        counted: list[CountedFeedback] = []
+        rows = sorted(map(dict, connection.execute(query).mappings()), key=itemgetter("updated"))
+        found = find_awaited(connection, group, {(row["prediction_id"], row["model"]) for row in rows})
+        joined: dict[Any, tuple[db.Values, db.Values]] = {}
         for row in rows:
-            if prediction := first_of_model(found, row["prediction_id"], row["model"]):
-                counted += self._join_row(connection, row, prediction)
-        return Counts(counted)
+            if prediction := found.get((row["prediction_id"], row["model"])):
+                known = joined.get(key := (prediction["id"], prediction["model"]))
+                joined[key] = prediction, _merge(connection, known[1], row) if known else row
+        return Counts(
+            [one for prediction, row in joined.values() for one in self._join_row(connection, row, prediction)]
+        )
 
-    def _join_row(
-        self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]
-    ) -> Iterable[CountedFeedback]:
+    def _join_row(self, connection: sa.Connection, row: db.Values, prediction: db.Values) -> Iterable[CountedFeedback]:
         """Join one row, and return how its earlier verdicts and its current one count."""
         snapshot = prediction_snapshot(prediction, self._redact)
         predicted, tolerance = snapshot["prediction"], self._tolerances(snapshot["model"])
@@ -430,6 +419,20 @@ class FeedbackRecorder:
         connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
 
 
+def _merge(connection: sa.Connection, row: db.Values, later: db.Values) -> db.Values:
+    """Replace a row by a later one on the same prediction, which one names by its identifier, and one by its alias."""
+    replaced = {"feedback_id": row["id"], "time": row["updated"], **{name: row[name] for name in CONTENT}}
+    changed = {name: later[name] for name in (*CONTENT, "updated")}
+    for statement in (
+        db.history.update().where(db.history.c.feedback_id == later["id"]).values(feedback_id=row["id"]),
+        db.history.insert().values(replaced),
+        feedback.delete().where(feedback.c.id == later["id"]),
+        feedback.update().where(feedback.c.id == row["id"]).values(changed),
+    ):
+        connection.execute(statement)
+    return {**row, **changed}
+
+
 def _given(item: Feedback) -> dict[str, Any]:
     """Return the columns of the prediction as its feedback describes it."""
     inputs = bytes(memoryview(item.inputs)).decode("utf-8", "replace")
@@ -447,23 +450,15 @@ _RESULT = (
     feedback.c.id.label("feedback_id"),
     *(feedback.c[name] for name in ("prediction_id", "prediction", "joined")),
 )
+_current = sa.select(*_RESULT, *(feedback.c[name] for name in CONTENT))
+_replaced = sa.select(*_RESULT, *(db.history.c[name] for name in CONTENT))
+_replaced = _replaced.join_from(db.history, feedback, db.history.c.feedback_id == feedback.c.id)
+_key: sa.BindParameter[str] = sa.bindparam("key")
 _find_key = db.CompiledStatement(
     sa.union_all(
-        sa.select(*_RESULT, *(feedback.c[name] for name in CONTENT)).where(
-            feedback.c.idempotency_key == sa.bindparam("key")
-        ),
-        sa.select(*_RESULT, *(db.history.c[name] for name in CONTENT))
-        .join_from(db.history, feedback, db.history.c.feedback_id == feedback.c.id)
-        .where(db.history.c.idempotency_key == sa.bindparam("key")),
+        _current.where(feedback.c.idempotency_key == _key), _replaced.where(db.history.c.idempotency_key == _key)
     )
 )
-
-
-def _recorded_with(connection: sa.Connection, keys: Sequence[str | None]) -> Sequence[db.Values | None]:
-    """Return the feedback that was recorded with each of these idempotency keys."""
-    if None in keys:
-        return [None] * len(keys)
-    return _find_key.first_rows(connection, [{"key": key} for key in keys])
 
 
 def _given_content(item: Feedback) -> dict[str, Any]:

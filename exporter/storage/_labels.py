@@ -16,7 +16,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from exporter.features.base import decode_label, label_json, label_spellings, scalar_text
 from exporter.storage import _database as db
 from exporter.storage._feedback import Counts
-from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of, waiting_ids
+from exporter.storage._predictions import Rows, awaited_ids, find_awaited, resolve_aliases, waiting_ids
 from exporter.storage._retention import StoreSize, archived_before
 from exporter.validation import ROUNDING, Tolerance
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, RejectedEvent
@@ -93,8 +93,8 @@ def _kind(value: Any) -> str:
 
 Models = Mapping[str | None, Collection[str]]
 """Identifiers of predictions by the model that was named with them; None where none was."""
-_CHANGED = tuple(column.name for column in db.labels.c if column.name not in {"id", "prediction_id", "received"})
-_COLUMNS = ("prediction_id", "received", *_CHANGED)
+_CHANGED = tuple(column.name for column in db.labels.c if column.name not in {"id", "received"})
+_COLUMNS = ("received", *_CHANGED)
 _values = attrgetter(*_COLUMNS)
 _waiting = waiting_ids(db.labels.c.prediction_id, db.is_waiting)
 
@@ -141,7 +141,7 @@ class LabelRow(msgspec.Struct):
 
     def join(self, prediction: Mapping[str, Any]) -> None:
         """Copy a prediction, so that the label outlives it."""
-        self.day, self.predicted = prediction["day"], prediction["time"]
+        self.prediction_id, self.day, self.predicted = prediction["id"], prediction["day"], prediction["time"]
         text = prediction["prediction"]
         self.prediction = text if text and len(text) <= MAX_COMPARED else None
         self.confidence = prediction["confidence"]
@@ -175,10 +175,11 @@ def find_rows(connection: sa.Connection, wanted: Models) -> dict[str, list[Label
     """
     found: dict[str, list[LabelRow]] = {}
     missing: set[str] = set()
-    days = _days(connection, "predictions")
+    days, first = _days(connection, "predictions"), db.backend(connection).FIRST_PREDICTIONS
     for model in sorted(wanted, key=lambda model: model or ""):
-        rows = _of_predictions(connection, wanted[model], days, model)
-        _add(found, rows)
+        of_model: dict[str, str] = {} if model is None else {"model": model}
+        text = first.format(found=_FOUND, of_model="AND q.model = :model" if of_model else "")
+        _add(found, rows := _select(connection, text, wanted[model], days, **of_model))
         missing.update(set(wanted[model]).difference(row.prediction_id for row in rows))
     if missing:
         # Labels outlive their predictions, of which the oldest are deleted first.
@@ -192,15 +193,6 @@ def _add(found: dict[str, list[LabelRow]], rows: Iterable[LabelRow]) -> None:
         others = found.setdefault(row.prediction_id, [])
         if all(other.model != row.model for other in others):
             others.append(row)
-
-
-def _of_predictions(
-    connection: sa.Connection, ids: Collection[str], days: Sequence[int], model: str | None
-) -> list[LabelRow]:
-    """Return the rows of the first prediction with each identifier."""
-    of_model = "" if model is None else "AND q.model = :model"
-    text = db.backend(connection).FIRST_PREDICTIONS.format(found=_FOUND, of_model=of_model)
-    return _select(connection, text, ids, days, **({} if model is None else {"model": model}))
 
 
 def stored_rows(
@@ -281,9 +273,8 @@ def class_loss(_model: str, _version: str, prediction: Any, label: Any) -> float
     return float(scalar_text(prediction) != scalar_text(label))
 
 
-_insert_late = db.CompiledStatement(
-    db.late_labels.insert(), [column.name for column in db.late_labels.c if column.name != "seq"]
-)
+_LATE = ("day", "id", "model", "label", "label_time", "loss", "received")
+_insert_late = db.CompiledStatement(db.late_labels.insert(), _LATE)
 
 
 class Labels:
@@ -330,6 +321,8 @@ class Labels:
         for item in items:
             item.prediction_id = db.storable(item.prediction_id)
             item.model = item.model and db.storable(item.model)
+        resolve_aliases(connection, items)
+        for item in items:
             wanted.setdefault(item.model, set()).add(item.prediction_id)
         rows = find_rows(connection, wanted)
         result, changed = LabelsResult(), {}
@@ -348,15 +341,17 @@ class Labels:
         """Join the labels that wait for predictions, in the transaction that writes these; return what counts then."""
         if not (ids := awaited_ids(connection, group, _waiting)):
             return Counts()
-        rows = stored_rows(connection, ids, [db.WAITING], lock=True)
-        found = predictions_of(group, {row.prediction_id for row in rows})
-        joined = []
+        rows = sorted(stored_rows(connection, ids, [db.WAITING], lock=True), key=attrgetter("time", "id"))
+        found = find_awaited(connection, group, {(row.prediction_id, row.model) for row in rows})
+        joined: dict[Any, LabelRow] = {}
         for row in rows:
-            if prediction := first_of_model(found, row.prediction_id, row.model):
+            if prediction := found.get((row.prediction_id, row.model)):
                 row.join(prediction)
                 row.loss = self._loss_of(row, decode_label(row.label))
-                joined.append(row)
-        return self._write(connection, joined, self._late(connection, joined))
+                if earlier := joined.get(key := (row.prediction_id, row.model)):  # of two names of the prediction
+                    connection.execute(db.labels.delete().where(db.labels.c.id == earlier.id))
+                joined[key] = row
+        return self._write(connection, joined.values(), self._late(connection, joined.values()))
 
     def _set(self, row: LabelRow, index: int, item: LabelEvent, now: float, result: LabelsResult) -> bool:
         """Give a row its label, and count what became of that; return whether the row changed."""
@@ -364,9 +359,8 @@ class Labels:
         if row.predicted is not None:
             loss = self._loss_of(row, item.label)
             if loss is None:
-                result.rejected.append(
-                    RejectedEvent(index, "/label", refusal(decode_label(row.prediction), item.label), "wrong_type")
-                )
+                why = refusal(decode_label(row.prediction), item.label)
+                result.rejected.append(RejectedEvent(index, "/label", why, "wrong_type"))
                 return False
         result.accepted += 1
         result.joined += row.predicted is not None
@@ -396,12 +390,8 @@ class Labels:
         """Write changed rows, and queue late ones for the archive; return what counts."""
         write_rows(connection, rows)
         now = time.time()
-        queued = [
-            {"day": row.day, "id": row.prediction_id, "model": row.model, "label": row.label, "label_time": row.time}
-            | {"loss": row.loss, "received": now}
-            for row in late
-        ]
-        _insert_late.execute_many(connection, queued)
+        queued = [(row.day, row.prediction_id, row.model, row.label, row.time, row.loss, now) for row in late]
+        _insert_late.execute_many(connection, [dict(zip(_LATE, values, strict=True)) for values in queued])
         shared = db.is_shared(connection)
         return Counts(
             labelled=[_counted(row, shared) for row in rows if row.loss is not None],

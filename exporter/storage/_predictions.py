@@ -8,7 +8,7 @@ import itertools
 import logging
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -22,7 +22,7 @@ from exporter.features.base import label_json
 from exporter.storage import _database as db
 from exporter.storage._database import inputs
 from exporter.wire.batch import Batch
-from exporter.wire.events import Label
+from exporter.wire.events import Feedback, Label, LabelEvent
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -43,7 +43,7 @@ PER_ROW = tuple(column.name for column in db.predictions.columns if column.name 
 COLUMNS = SHARED + PER_ROW
 """All columns that are inserted, in order."""
 
-_WIDTH, _BLOCK, _PLACE = len(PER_ROW), PER_ROW.index("block"), PER_ROW.index("place")
+_WIDTH, _BLOCK, _PLACE, _ALIAS = len(PER_ROW), *map(PER_ROW.index, ("block", "place", "alias"))
 
 
 class Rows(msgspec.Struct, frozen=True, gc=False):
@@ -191,9 +191,8 @@ _find_block = db.CompiledStatement(sa.select(inputs.c.data).where(inputs.c.id ==
 def insert_predictions(connection: sa.Connection, group: Sequence[Rows]) -> None:
     """Insert rows whose inputs are stored."""
     for rows in group:
-        db.backend(connection).insert_rows(
-            connection, db.FlatRows("predictions", SHARED, rows.shared, PER_ROW, rows.values)
-        )
+        flat = db.FlatRows("predictions", SHARED, rows.shared, PER_ROW, rows.values)
+        db.backend(connection).insert_rows(connection, flat)
 
 
 def prediction_rows(batch: Batch) -> Rows:
@@ -217,6 +216,7 @@ def prediction_rows(batch: Batch) -> Rows:
         itertools.repeat(None, batch.rows),
         itertools.repeat(None, batch.rows),
         [names[index] for index in batch.segments.tolist()] if names else itertools.repeat(None, batch.rows),
+        batch.aliases or itertools.repeat(None, batch.rows),
         strict=True,
     )
     kept = [*batch.kept]
@@ -283,10 +283,12 @@ def parts(sizes: Iterable[tuple[_Key, int]], most: int) -> Iterator[list[_Key]]:
 
 
 READ = (
-    "day", "model", "version", "time", "prediction", "confidence", "code", "duration_seconds", "confident", "block",
-    "place", "segment",
+    "day", "id", "model", "version", "time", "prediction", "confidence", "code", "duration_seconds", "confident",
+    "block", "place", "segment", "alias",
 )  # fmt: skip
 """What is read of a prediction; its inputs are returned as text."""
+Named = tuple[str | None, str | None]
+"""What a prediction is called, and its model; None for any model."""
 
 _first, _last = sa.func.min(db.predictions.c.day), sa.func.max(db.predictions.c.day)
 # Each in a subquery of its own: both in one query would read the whole index.
@@ -300,7 +302,7 @@ def stored_days(connection: sa.Connection) -> Sequence[int]:
 
 
 def find_predictions(
-    connection: sa.Connection, wanted: Sequence[tuple[str, str | None]], days: Sequence[int]
+    connection: sa.Connection, wanted: Sequence[Named], days: Sequence[int]
 ) -> Sequence[db.Values | None]:
     """Return `READ` of the first prediction of each identifier.
 
@@ -313,13 +315,17 @@ def find_predictions(
     days
         See `stored_days`: the index is ordered by day.
     """
+    found, reader = _firsts(connection, wanted, days), InputsReader(connection)
+    return [row and {**row, "inputs": reader.text(row)} for row in found]
+
+
+def _firsts(connection: sa.Connection, wanted: Sequence[Named], days: Sequence[int]) -> Sequence[db.Values | None]:
     if not days:
         return [None] * len(wanted)
     count = 1 << (len(days) - 1).bit_length()  # a power of two, so that there are few different statements
     parameters = dict(zip(_day_names(count), itertools.chain(days, itertools.repeat(days[-1]))))  # noqa: B905 (endless)
     values = [parameters | {"id": id_, "given_model": model} for id_, model in wanted]
-    found, reader = _first_prediction(count).first_rows(connection, values), InputsReader(connection)
-    return [row and {**row, "inputs": reader.text(row)} for row in found]
+    return _first_prediction(count).first_rows(connection, values)
 
 
 def is_given_model(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -342,10 +348,44 @@ def _first_prediction(days: int) -> db.CompiledStatement:
     return db.CompiledStatement(query.order_by(db.predictions.c.day, db.predictions.c.seq).limit(1))
 
 
+def _aliased() -> sa.Select[Any]:
+    wanted = db.JsonTexts(sa.bindparam("ids", type_=sa.Text)).table_valued("value")
+    first = db.predictions.alias("q")
+    query = sa.select(first.c.seq).where(first.c.alias == wanted.c.value, is_given_model(first.c.model))
+    is_first = db.predictions.c.seq == query.order_by(first.c.alias, first.c.seq).limit(1).scalar_subquery()
+    found = wanted.c.value, db.predictions.c.id, db.predictions.c.model
+    return sa.select(*found).join_from(wanted, db.predictions, is_first)
+
+
+_find_aliased = db.CompiledStatement(_aliased())
+
+
+def find_aliased(connection: sa.Connection, wanted: Collection[Named]) -> Mapping[Named, Named]:
+    """Return the identifiers of predictions, with their models, by the aliases among some names.
+
+    An identifier is no alias. Of predictions that share their identifier, only the first counts, as everywhere.
+    """
+    found: dict[Named, Named] = {}
+    for model in {model for _, model in wanted}:
+        values = {"ids": db.json_text([name for name, other in wanted if other == model]), "given_model": model}
+        with contextlib.closing(_find_aliased.execute(connection, values)) as cursor:
+            found |= {(alias, model): (name, of) for alias, name, of in cursor.fetchall()}
+    days = stored_days(connection) if found else ()
+    pairs = zip(found, _firsts(connection, [*found], days), _firsts(connection, [*found.values()], days), strict=True)
+    return {key: found[key] for key, other, row in pairs if other is None and row and row["alias"] == key[0]}
+
+
+def resolve_aliases(connection: sa.Connection, items: Sequence[Feedback] | Sequence[LabelEvent]) -> None:
+    """Let items that name their prediction by its alias name it by its identifier."""
+    found = find_aliased(connection, {(item.prediction_id, item.model) for item in items if item.prediction_id})
+    for item in items if found else ():
+        item.prediction_id, item.model = found.get(key := (item.prediction_id, item.model), key)
+
+
 SCANNED = 500
 """Up to this number of waiting rows, all of them are read; with more, a group's own identifiers are looked up."""
-Awaited = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Predictions by identifier."""
+Awaited = Mapping[Named, Mapping[str, Any]]
+"""The first prediction that each name is of."""
 
 
 def waiting_ids(ids: sa.Column[Any], is_waiting: sa.ColumnElement[bool]) -> db.CompiledStatement:
@@ -354,7 +394,7 @@ def waiting_ids(ids: sa.Column[Any], is_waiting: sa.ColumnElement[bool]) -> db.C
 
 
 def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: db.CompiledStatement) -> set[str]:
-    """Return the identifiers of a group's predictions for which rows may wait.
+    """Return the identifiers and aliases of a group's predictions for which rows may wait.
 
     Parameters
     ----------
@@ -367,23 +407,22 @@ def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: db.Co
     """
     with contextlib.closing(waiting.execute(connection, {"most": SCANNED + 1})) as cursor:
         found = [row[0] for row in cursor.fetchall()]  # usually few, or none
-    ids = {prediction_id for rows in group for prediction_id in rows.ids} if found else set[str]()
+    ids = {name for rows in group if found for name in (*rows.ids, *rows.values[_ALIAS::_WIDTH])} - {None}
     return ids if len(found) > SCANNED else ids.intersection(found)
 
 
-def predictions_of(group: Sequence[Rows], ids: Set[str]) -> Awaited:
-    """Return the predictions of a group that have one of the identifiers."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def find_awaited(connection: sa.Connection, group: Sequence[Rows], wanted: Collection[Named]) -> Awaited:
+    """Return those of a group's predictions, which are stored, that rows wait for by their identifier or alias."""
+    aliased = find_aliased(connection, wanted)
+    names = {key: aliased.get(key, key) for key in wanted}
+    ids, found = {name for name, _ in names.values()}, dict[Named, dict[str, Any]]()
     for rows in group if ids else ():
         for index, prediction_id in enumerate(rows.ids):
             if prediction_id in ids:
-                found.setdefault(prediction_id, []).append(rows.prediction(index))
-    return found
-
-
-def first_of_model(found: Awaited, prediction_id: str, model: str | None) -> Mapping[str, Any] | None:
-    """Return the first prediction with an identifier, of a model if one is named, for a row that waits for it."""
-    return next((row for row in found[prediction_id] if model in {None, row["model"]}), None)
+                row = rows.prediction(index)
+                for model in (None, row["model"]):
+                    found.setdefault((prediction_id, model), row)
+    return {key: found[name] for key, name in names.items() if name in found}
 
 
 Codes = npt.NDArray[np.unsignedinteger]

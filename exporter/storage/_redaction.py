@@ -16,7 +16,7 @@ from exporter.features.json_inputs import remove_inputs
 from exporter.storage import _database as db
 from exporter.storage._archive import redact_archive
 from exporter.storage._database import feedback, inputs, predictions, releases
-from exporter.storage._predictions import compress_block, parts, stored_days, unpack_block
+from exporter.storage._predictions import compress_block, find_aliased, parts, stored_days, unpack_block
 from exporter.storage._releases import Row, read_chunks, replace_content, write_chunk, write_content
 from exporter.storage._sqlite import count_damaged
 
@@ -109,9 +109,7 @@ class Redaction:
         """
         if not dry_run:
             with self._connection.begin():
-                db.write_alone(
-                    self._connection
-                )  # of predictions that are stored at this moment, none is committed later
+                db.write_alone(self._connection)  # no prediction that is stored at this moment is committed later
         changed, later = {}, 0
         for table in TABLES:
             changed[table], last = redact_rows(self._connection, table, redacted, dry_run=dry_run)
@@ -166,6 +164,10 @@ class Redaction:
 
     def find_forgotten(self, user: str | None, prediction: str | None, model: str | None) -> Forgotten:
         """Find the feedback of a user, replaced or not, and its predictions; or a prediction and its feedback."""
+        if prediction is not None:
+            with self._reading() as connection:
+                wanted = prediction, model
+                prediction, model = find_aliased(connection, [wanted]).get(wanted, wanted)
         replaced = sa.select(db.history.c.feedback_id).where(db.history.c.user == user)
         is_users = (feedback.c.user == user) | feedback.c.id.in_(replaced)
         condition = is_users if prediction is None else feedback.c.prediction_id == prediction

@@ -105,9 +105,8 @@ class Releases:
         values = {**values, "build": content.build, "sha256": content.sha256, "bytes": content.bytes}
 
         def write(connection: sa.Connection) -> PublishResult:
-            is_same = (db.releases.c.id == values["id"]) | (
-                db.releases.c.sha256 == values["sha256"]
-            )  # differ once redacted
+            # The two differ once it is redacted.
+            is_same = (db.releases.c.id == values["id"]) | (db.releases.c.sha256 == values["sha256"])
             by_content = sa.select(db.releases).where(is_same)
             by_name = sa.select(db.releases).where(db.releases.c.name == values["name"])
             for query, conflict in ((by_content, "content"), (by_name, "name")):
@@ -160,21 +159,18 @@ class Releases:
 
     def delete_chunks(self, build: str) -> None:
         """Delete the chunks of an unfinished release, a few at a time; the first one last, by which it is found."""
-        of_build = db.release_chunks.c.build == build
-        last = (
-            sa.select(db.release_chunks.c.number).where(of_build).order_by(db.release_chunks.c.number.desc()).limit(8)
-        )
-        step = db.release_chunks.delete().where(of_build, db.release_chunks.c.number.in_(last))
+        number, of_build = db.release_chunks.c.number, db.release_chunks.c.build == build
+        last = sa.select(number).where(of_build).order_by(number.desc()).limit(8)
+        step = db.release_chunks.delete().where(of_build, number.in_(last))
         while self._store.change(step):
             pass
 
     def unfinished_builds(self, now: float) -> Sequence[str]:
         """Return the builds of releases that were never finished, for example because of a crash."""
         finished = sa.select(db.releases.c.build)
-        is_old = db.release_chunks.c.created < now - UNFINISHED_SECONDS
-        query = sa.select(db.release_chunks.c.build).where(
-            db.release_chunks.c.number == 0, is_old, db.release_chunks.c.build.not_in(finished)
-        )
+        chunks = db.release_chunks.c
+        is_old = (chunks.created < now - UNFINISHED_SECONDS) & (chunks.number == 0)
+        query = sa.select(chunks.build).where(is_old, chunks.build.not_in(finished))
         return [row["build"] for row in self._store.rows(query)]
 
 
@@ -284,9 +280,8 @@ class RetrainRequests:
 
     def claim_due(self, now: float, until: float) -> Row | None:
         """Return the next request that is due at the Unix time ``now``, and leave it to the caller ``until`` then."""
-        due = (
-            sa.select(db.retrain_requests).where(_columns.next_attempt <= now).order_by(_columns.next_attempt).limit(1)
-        )
+        waiting = sa.select(db.retrain_requests).order_by(_columns.next_attempt)
+        due = waiting.where(_columns.next_attempt <= now).limit(1)
 
         def write(connection: sa.Connection) -> Row | None:
             if row := connection.execute(due).mappings().first():

@@ -135,7 +135,8 @@ def _mean_row_bytes(connection: sa.Connection) -> float:
     texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
     of_block = sa.select(size(db.inputs.c.data) / db.inputs.c.rows).where(db.inputs.c.id == predictions.c.block)
     # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70% full.
-    row_bytes = sum(map(size, texts), start=sa.literal(0)) + 28 + 64 + (44 + size(predictions.c.id)) / 0.7
+    indexed = 44 + size(predictions.c.id) + size(predictions.c.alias)
+    row_bytes = sum(map(size, texts), start=sa.literal(0)) + 28 + 64 + indexed / 0.7
     row_bytes += sa.func.coalesce(of_block.scalar_subquery(), 0)
     query = sa.select(sa.func.count(), sa.func.avg(row_bytes)).where(predictions.c.seq.in_(sample))
     count, mean = connection.execute(query).one()
@@ -295,10 +296,8 @@ def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> i
     int
         How much feedback no longer waits; at most ``limit``.
     """
-    query = sa.select(db.feedback.c.id, db.feedback.c.version).where(
-        db.is_unjoined, db.feedback.c.updated < oldest_kept
-    )
-    rows = connection.execute(query.limit(limit)).all()
+    query = sa.select(db.feedback.c.id, db.feedback.c.version).limit(limit)
+    rows = connection.execute(query.where(db.is_unjoined, db.feedback.c.updated < oldest_kept)).all()
     described = [row.id for row in rows if row.version is not None]
     orphans = [row.id for row in rows if row.version is None]
     if described:

@@ -52,7 +52,7 @@ from exporter.storage._database import (
 )
 from exporter.storage._feedback import CountedFeedback, Counts, Redact, Tolerances, prediction_snapshot
 from exporter.storage._labels import is_within_tolerance, label_error
-from exporter.storage._predictions import InputsReader, find_predictions, parts, stored_days
+from exporter.storage._predictions import InputsReader, find_aliased, find_predictions, parts, stored_days
 from exporter.storage._redaction import may_hold
 from exporter.storage._retention import StoreSize, prediction_range, text_bytes
 from exporter.validation import Tolerance, rfc3339
@@ -891,19 +891,20 @@ class Review:
         Without a model, it is the first one with this identifier.
         """
         with self._store.reading() as connection:
-            (row,) = find_predictions(connection, [(storable(prediction_id), model)], stored_days(connection))
+            name = storable(prediction_id), model
+            found = find_aliased(connection, [name]).get(name, name)
+            (row,) = find_predictions(connection, [found], stored_days(connection))
             if row is None:
                 return None
-            is_labelled = (labels.c.prediction_id == prediction_id) & (labels.c.model == row["model"])
+            is_labelled = (labels.c.prediction_id == row["id"]) & (labels.c.model == row["model"])
             query = sa.select(labels.c.label, labels.c.time).where(labels.c.day == row["day"], is_labelled)
             label = connection.execute(query).first()
-            is_on_it = (feedback.c.prediction_id == prediction_id) & (feedback.c.model == row["model"])
+            is_on_it = (feedback.c.prediction_id == row["id"]) & (feedback.c.model == row["model"])
             query = sa.select(feedback).where(is_on_it, feedback.c.joined)
             given = connection.execute(query).mappings().first()
         correction = correction_document(given, redacted) if given else None
-        copied = ("model", "version", "segment", "confidence", "code", "duration_seconds")
+        copied = ("id", "alias", "model", "version", "segment", "confidence", "code", "duration_seconds")
         return {
-            "id": prediction_id,
             **{name: row[name] for name in copied},
             "time": rfc3339(row["time"]),
             "inputs": shown_inputs(row, redacted),
@@ -1088,7 +1089,7 @@ class Review:
             known = _with_feedback(connection, model, [row["id"] for row in rows])
             samples = [
                 prediction_snapshot({**row, "inputs": reader.text(row)}, self._redact)
-                | {"prediction_id": row["id"], "label": row["prediction"], "revision": 1, "sampled": True, **constant}
+                | {"label": row["prediction"], "revision": 1, "sampled": True, **constant}
                 for row in rows
                 if row["id"] not in known
             ]

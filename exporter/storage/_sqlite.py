@@ -615,9 +615,8 @@ def verify(path: Path) -> BackupSummary:
 def _sqlite_path(config: StoreConfig, instead: str) -> Path:
     path = database_path(config)
     if path is None:
-        raise StoreError(
-            f"store.url: {shown_url(config.url)} is PostgreSQL: {instead}, as docs/operations.md describes"
-        )
+        url = shown_url(config.url)
+        raise StoreError(f"store.url: {url} is PostgreSQL: {instead}, as docs/operations.md describes")
     return path
 
 
@@ -668,16 +667,17 @@ def _new_file(target: Path, move_aside: Callable[[], object] | None = None) -> I
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         yield partial
-        _flush(partial)
+        flush(partial)
         if move_aside:
             move_aside()
         partial.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Write a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)

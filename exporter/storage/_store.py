@@ -546,9 +546,8 @@ class Store:
         except BaseException as error:
             self._unlock()
             if isinstance(error, sa.exc.SQLAlchemyError | OSError):
-                raise StoreError(
-                    f"store.url: cannot open {db.shown_url(config.url)}: {db.error_message(error)}"
-                ) from None
+                message = db.error_message(error)
+                raise StoreError(f"store.url: cannot open {db.shown_url(config.url)}: {message}") from None
             raise
 
     def add(self, batch: Batch) -> int:
@@ -766,6 +765,5 @@ def commit_timeout(future: Future[Any]) -> StoreError:
     """
     if future.cancel():
         return StoreError("nothing was stored: the database did not answer in time")
-    return StoreError(
-        "the database is slow, and it is not known yet whether this was stored: repeat it, with an Idempotency-Key"
-    )
+    unknown = "it is not known yet whether this was stored: repeat it, with an Idempotency-Key"
+    return StoreError(f"the database is slow, and {unknown}")

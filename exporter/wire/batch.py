@@ -55,6 +55,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Seconds, None where a prediction has none; or empty.
     ids, versions
         Empty in a batch that is not stored.
+    aliases
+        What else predictions are called, None for nothing; or empty.
     codes
         HTTP codes; empty where nothing failed.
     raw
@@ -78,6 +80,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     durations: Sequence[float | None] = ()
     ids: Sequence[str] = ()
     versions: Sequence[str] = ()
+    aliases: Sequence[str | None] = ()
     codes: Sequence[int] = ()
     raw: Sequence[bytes] = ()
     shadow: bool = False
@@ -118,6 +121,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             durations=[event.duration_seconds for event in events],
             ids=[event.id or make_id() for event in events],
             versions=[event.version or NO_VERSION for event in events],
+            aliases=[event.alias for event in events],
             codes=[event.code or OK for event in events],
             raw=[bytes(event.inputs) for event in events],
             shadow=events[0].shadow,

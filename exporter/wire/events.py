@@ -65,7 +65,8 @@ class Prediction(msgspec.Struct, gc=False):
     """A request to a model, answered or failed; see ``POST /v1/predictions`` in the API documentation.
 
     ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store saves the text. With
-    ``shadow``, no user saw the answer: it is only compared with the one that the user saw.
+    ``shadow``, no user saw the answer: it is only compared with the one that the user saw. ``alias`` is what others
+    call the prediction.
     """
 
     model: _Name
@@ -78,6 +79,7 @@ class Prediction(msgspec.Struct, gc=False):
     duration_seconds: _Seconds | None = None
     code: _Code | None = None
     shadow: bool = False
+    alias: Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None = None
 
 
 Verdict = Literal["accepted", "corrected", "rejected"]
@@ -175,7 +177,7 @@ class RejectedEvent(msgspec.Struct, gc=False):
         return cls(index, error.pointer, error.detail, error.reason)
 
 
-def check_names(events: Sequence[msgspec.Struct], names: Sequence[str] = ("id", "version")) -> None:
+def check_names(events: Sequence[msgspec.Struct], names: Sequence[str] = ("id", "version", "alias")) -> None:
     """Raise an error for a name with a control character, which would garble logs and terminals.
 
     Parameters
@@ -423,7 +425,7 @@ class Decoder(Generic[_Event]):
         self._kind = kind
         self._check = check
         self._has_inputs = "inputs" in kind.__struct_fields__
-        self._names = [name for name in ("id", "prediction_id", "version") if name in kind.__struct_fields__]
+        self._names = [name for name in ("id", "prediction_id", "version", "alias") if name in kind.__struct_fields__]
         strict = kind.__struct_config__.forbid_unknown_fields
         self._similar = {form: name for name in kind.__struct_fields__ for form in _spellings(name)} if strict else {}
         self._has_time = "time" in kind.__struct_fields__
@@ -493,7 +495,8 @@ class Decoder(Generic[_Event]):
         good: list[_Event] = []
         rejected: list[RejectedEvent] = []
         unknown: str | None = None
-        for index, part in enumerate(_lines(body) if lines else _items(body)):
+        parts = (line for line in io.BytesIO(body) if line.strip()) if lines else _items(body)
+        for index, part in enumerate(parts):
             if len(rejected) == MAX_REJECTED:
                 detail = f"{NOT_CHECKED}{MAX_REJECTED} events before it were rejected"
                 rejected.append(RejectedEvent(index, "", detail, "malformed"))
@@ -556,10 +559,6 @@ def _kind(text: bytes) -> str:
     """Return the type of a JSON text. Messages do not quote it: it may be personal data, and clients log messages."""
     kinds = {b'"': "a string", b"[": "an array", b"t": "a boolean", b"f": "a boolean", b"n": "null"}
     return kinds.get(text.lstrip()[:1], "a number")
-
-
-def _lines(body: bytes) -> Iterator[bytes]:
-    return (line for line in io.BytesIO(body) if line.strip())
 
 
 def _items(body: bytes) -> Iterator[bytes]:

@@ -430,10 +430,9 @@ def decode_request(body: Any, json_length: int | None = None) -> Payload:
     EventError
         When the format is unknown, or the body is not valid in its format.
     """
-    document, rest = _decode_body(body, json_length)
-    if isinstance(document, Mapping) and _are_tensors(document.get("inputs")):
-        return read_tensors(document, "inputs", rest)
-    _check_no_trailing_bytes(rest)
+    document = _decode_body(body, json_length, "inputs")
+    if isinstance(document, Payload):
+        return document
     if isinstance(document, list):
         return Payload(columns_of_rows(document, "instances"))
     if isinstance(document, Mapping) and (columns := _request_columns(document)) is not None:
@@ -443,25 +442,19 @@ def decode_request(body: Any, json_length: int | None = None) -> Payload:
 
 def _request_columns(document: Mapping[str, Any]) -> list[Column] | None:
     """Read the columns of TensorFlow Serving's and MLflow's requests; None for any other document."""
-    if "instances" in document:
-        return _columns_of_member(document, "instances")
     if "dataframe_split" in document:
         return [_split_frame(document["dataframe_split"])]
-    if "dataframe_records" in document:
-        return _columns_of_member(document, "dataframe_records")
+    for member in ("instances", "dataframe_records"):
+        if member in document:
+            return columns_of_rows(convert(document[member], list[Any], (member,)), member)
     return named_columns(document["inputs"], "inputs") if "inputs" in document else None
-
-
-def _columns_of_member(document: Mapping[str, Any], member: str) -> list[Column]:
-    return columns_of_rows(convert(document[member], list[Any], (member,)), member)
 
 
 def decode_response(body: Any, json_length: int | None = None) -> Payload:
     """Decode the outputs of a response; see `decode_request`."""
-    document, rest = _decode_body(body, json_length)
-    if isinstance(document, Mapping) and _are_tensors(document.get("outputs")):
-        return read_tensors(document, "outputs", rest)
-    _check_no_trailing_bytes(rest)
+    document = _decode_body(body, json_length, "outputs")
+    if isinstance(document, Payload):
+        return document
     if not isinstance(document, Mapping):
         return Payload(columns_of_rows(as_rows(document), "predictions"))
     version = document.get("model_version")
@@ -476,25 +469,19 @@ def decode_response(body: Any, json_length: int | None = None) -> Payload:
     raise EventError("", f"expected a response, an object with one of {_RESPONSE_MEMBERS}", "missing_field")
 
 
-def _decode_body(body: Any, json_length: int | None) -> tuple[Any, bytes]:
-    """Return the document of a body and the bytes after it; it may be logged as it was compressed for its client."""
+def _decode_body(body: Any, json_length: int | None, member: str) -> Any:
+    """Return the tensors of a body, or else its document; it may be logged as it was compressed for its client."""
     document, rest = body, b""
     if isinstance(body, bytes):
         document, rest = decode_json(decompress(body) if body.startswith(_GZIP) else body, json_length)
     if isinstance(document, Mapping) and {"specversion", "data"} <= document.keys():  # CloudEvents' structured mode
         document = document["data"]
-    return document, rest
-
-
-def _are_tensors(value: Any) -> bool:
-    if not isinstance(value, list):
-        return False
-    return not value or (isinstance(value[0], Mapping) and "datatype" in value[0])
-
-
-def _check_no_trailing_bytes(rest: bytes) -> None:
+    tensors = document.get(member) if isinstance(document, Mapping) else None
+    if isinstance(tensors, list) and (not tensors or (isinstance(tensors[0], Mapping) and "datatype" in tensors[0])):
+        return read_tensors(document, member, rest)
     if rest:
         raise EventError("", f"the {len(rest)} bytes after the JSON do not belong to any tensor", "malformed")
+    return document
 
 
 def _split_frame(value: Any) -> Column:

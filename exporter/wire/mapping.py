@@ -230,6 +230,8 @@ MAX_COLUMNS = 10_000
 """Tensors or columns of a request."""
 MAX_HINTS = 100
 """Unknown names of a request that are compared with the known ones."""
+MAX_ALIAS = 120
+"""Characters of an alias: rows add their number."""
 _CHANNELS = (1, 3, 4)
 
 
@@ -244,8 +246,8 @@ class Exchange(NamedTuple):
     ----------
     names
         Names of the model, the most specific first.
-    id
-        The identifier of the prediction; of several, the prefix of each identifier.
+    id, alias
+        The identifier of the prediction, and what else it is called; of several, the prefix of each one's.
     """
 
     names: Sequence[str | None]
@@ -256,6 +258,7 @@ class Exchange(NamedTuple):
     time: datetime | None = None
     duration_seconds: float | None = None
     code: int | None = None
+    alias: str | None = None
 
     @property
     def model_version(self) -> str | None:
@@ -281,6 +284,7 @@ class Exchange(NamedTuple):
             sides = f"the request has {count} rows, the response {len(outputs)}"
             raise EventError("", f"{sides}; without rows, set mapping.batched to false", "malformed")
         base_id = self.id or self.response.id or self.request.id
+        alias = other_name((self.alias, self.response.id, self.request.id), base_id)
         common = {
             "model": model.config.name,
             "version": self.model_version,
@@ -292,6 +296,7 @@ class Exchange(NamedTuple):
             {
                 **common,
                 "id": base_id if count == 1 or not base_id else f"{base_id}-{index}",
+                "alias": alias if count == 1 or not alias else f"{alias}-{index}",
                 "inputs": encode_inputs(rows[index]) if rows and rows[index] else msgspec.Raw(),
                 "prediction": output.prediction,
                 "confidence": output.confidence,
@@ -300,6 +305,12 @@ class Exchange(NamedTuple):
         ]
         accepted, rejected = validate(documents)
         return accepted, [msgspec.structs.replace(row, detail=f"row {row.index}: {row.detail}") for row in rejected]
+
+
+def other_name(names: Iterable[str | None], identifier: str | None) -> str | None:
+    """Return the first of the names of a prediction that is not its identifier, and that can be an alias."""
+    others = (name for name in names if name and name != identifier)
+    return next((name for name in others if len(name) <= MAX_ALIAS and name.isprintable()), None)
 
 
 class ModelNames:
@@ -493,6 +504,7 @@ class ProxyRecord(msgspec.Struct):
     model: str
     code: Annotated[int, msgspec.Meta(ge=100, le=599)]
     id: str | None = None
+    alias: str | None = None
     version: str | None = None
     time: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     duration_seconds: float | None = None
@@ -535,8 +547,8 @@ class ProxyRecord(msgspec.Struct):
         return self._exchange(request, response)
 
     def _exchange(self, request: formats.Payload, response: formats.Payload) -> Exchange:
-        times = self.time, self.duration_seconds
-        return Exchange(self.names, request, response, self.id, self.version, *times, code=self.code)
+        known = self.id, self.version, self.time, self.duration_seconds, self.code, self.alias
+        return Exchange(self.names, request, response, *known)
 
 
 def read_records(body: bytes, ndjson: bool) -> Iterator[ProxyRecord | EventError]:

@@ -15,7 +15,7 @@ from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.wire.events import check_size
 from exporter.wire.formats import attempt, convert, decode_json, split_documents
-from exporter.wire.mapping import ConfiguredModel, Validated, encode_inputs, validate
+from exporter.wire.mapping import ConfiguredModel, Validated, encode_inputs, other_name, validate
 
 PROTOBUF = "application/x-protobuf"
 GENERATED = frozenset({"chat", "embeddings", "generate_content", "text_completion"})
@@ -232,9 +232,7 @@ def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Pre
     names, version = _model(attributes)
     ids = _ids(attributes, record.trace_id, record.span_id)
     inputs = {key[len("model.input.") :]: value for key, value in attributes.items() if key.startswith("model.input.")}
-    inputs |= {
-        key: value for key, value in attributes.items() if key.startswith(_NUMBERS) and type(value) in {int, float}
-    }
+    inputs |= {key: one for key, one in attributes.items() if key.startswith(_NUMBERS) and type(one) in {int, float}}
     reasons = attributes.get("gen_ai.response.finish_reasons")
     reason = reasons[0] if isinstance(reasons, list) and reasons else None
     fields = {
@@ -253,6 +251,7 @@ def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Pre
         if fields["duration_seconds"] is None and 0 < nanoseconds <= end:
             fields["duration_seconds"] = (end - nanoseconds) / 1e9
         fields["id"] = fields["id"] or (ids[-1] if ids else None)
+    fields["alias"] = other_name(ids, fields["id"])
     if 0 < nanoseconds < 2**63:
         fields["time"] = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
     return PredictionRecord(names, version, fields, ids)

@@ -41,9 +41,8 @@ def test_records_arrive_complete_and_in_order(exporter: Exporter) -> None:
     with monitoring(exporter.url) as monitor:
         at = dt.datetime(2026, 11, 24, 11, 0, tzinfo=dt.timezone(dt.timedelta(hours=1)))
         image = [[0, 12], [3, 16]]
-        first = monitor.record(
-            id="r-17", inputs={"image": image}, prediction="7", confidence=0.93, duration_seconds=0.012, time=at
-        )
+        answered = {"prediction": "7", "confidence": 0.93, "duration_seconds": 0.012}
+        first = monitor.record(id="r-17", inputs={"image": image}, time=at, **answered)
         image[0][0] = 99  # what is recorded is what was there at the call
         second = monitor.record(code=503, time=1.5)
         assert monitor.flush()
@@ -566,9 +565,8 @@ def test_the_client_works_without_dependencies(tmp_path, exporter: Exporter) -> 
         line = [python, "-W", "error", "-m", "exporter.cli", *command]
         result = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)
         assert result.returncode == 1, command
-        assert re.fullmatch(
-            r'model-exporter: \w+ is not installed: pip install "prometheus-model-exporter\[server\]"\n', result.stderr
-        ), result.stderr
+        expected = r'model-exporter: \w+ is not installed: pip install "prometheus-model-exporter\[server\]"\n'
+        assert re.fullmatch(expected, result.stderr), result.stderr
 
 
 def test_the_examples_of_the_client_page(exporter: Exporter) -> None:

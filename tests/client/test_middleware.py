@@ -171,7 +171,7 @@ def test_the_services_own_id_takes_precedence(port: int, exporter: Exporter, mon
     _, headers, _ = ask(port, "/own", X_Request_ID="req-7")
     event = only(exporter, monitor)
     assert headers["x-request-id"] == event["id"] == "mine"
-    assert (event["duration_seconds"], event["code"]) == (7.0, 207)
+    assert (event["duration_seconds"], event["code"], event["alias"]) == (7.0, 207, "req-7")
 
 
 def test_several_predictions_of_one_request(port: int, exporter: Exporter, monitor: Monitor) -> None:

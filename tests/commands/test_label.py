@@ -88,9 +88,8 @@ def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, run: Ru
     probe = [{"prediction_id": "loan-3", "label": 0}]
     eventually(lambda: exporter.post("/v1/labels", probe).json["joined"])
     path = tmp_path / "repaid.csv"
-    path.write_text(
-        "loan;repaid;paid_on\nloan-0;3,5;2026-11-24T10:00:00Z\nloan-1;;2026-11-24T10:00:00Z\n;1,5;\nloan-2;1,5;\n"
-    )
+    time = "2026-11-24T10:00:00Z"
+    path.write_text(f"loan;repaid;paid_on\nloan-0;3,5;{time}\nloan-1;;{time}\n;1,5;\nloan-2;1,5;\n")
     flags = ["--id-column=loan", "--label-column=repaid", "--time-column=paid_on", "--delimiter=;", "--decimal=,"]
     out = run("label", path, f"--exporter={exporter.url}", f"--model={BARE}", *flags).out
     assert "4 rows, 2 labels accepted, 1 rejected, 1 row without a label" in out

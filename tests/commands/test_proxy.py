@@ -182,6 +182,8 @@ class Models(http.server.BaseHTTPRequestHandler):
             packed = gzip.compress(packed)
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Type", "application/json")
+        if self.path.endswith(":predict"):
+            self.send_header("X-Request-Id", "by-protocol-1")
         self.send_header("Content-Length", str(len(packed)))
         self.end_headers()
         self.wfile.write(packed)
@@ -230,14 +232,14 @@ def test_proxied_requests_become_predictions(served: Served, models: int, proxie
     assert (first.status, first.json["outputs"], first.headers["X-Request-Id"]) == (200, RESPONSE["outputs"], "r-17")
     named = ask(f"{proxy.url}/v2/models/credit/versions/8/infer", ROWS, Accept_Encoding="gzip")
     assert gzip.decompress(named.body)
-    made = ask(f"{proxy.url}/v1/models/credit:predict", {"instances": [{"age": 30, "country": "FR"}]})
+    made = ask(
+        f"{proxy.url}/v1/models/credit:predict", {"instances": [{"age": 30, "country": "FR"}]}, X_Request_Id="made"
+    )
     ask(f"{proxy.url}/v2/models/credit/infer", {**ROWS, "parameters": {"fail": True}})
     assert ask(f"{proxy.url}/healthz").text == "alive"
     assert proxy.sample("records_total") == 4
     eventually(lambda: proxy.sample("records_sent_total") == 4)
-    samples = served.samples(
-        "model_requests_total", "model_request_duration_seconds_count", "model_exporter_events_total"
-    )
+    samples = served.samples("model_requests_total", "model_exporter_events_total")
     assert samples['model_requests_total{model="credit",version="3",code="200"}'] == 2
     assert samples['model_requests_total{model="credit",version="8",code="200"}'] == 2
     assert samples['model_requests_total{model="credit",version="unknown",code="200"}'] == 1
@@ -245,7 +247,7 @@ def test_proxied_requests_become_predictions(served: Served, models: int, proxie
     assert samples['model_exporter_events_total{source="exchanges"}'] == 7
     means = served.samples("model_feature_mean")
     assert means['model_feature_mean{model="credit",version="3",feature="age",window="5m"}'] == 45.5
-    for name in ("r-17-1", made.headers["X-Request-Id"]):
+    for name in ("r-17-1", "none-0", made.headers["X-Request-Id"], "by-protocol-1"):
         feedback = {"prediction_id": name, "verdict": "corrected", "label": "no"}
         assert eventually(lambda feedback=feedback: served.post("/v1/feedback", feedback).json["joined"])
 
@@ -464,9 +466,8 @@ def test_bodies_are_streamed(proxied: Start) -> None:
         connection.sendall(b"3\r\ntwo\r\n")
         time.sleep(0.1)
         connection.sendall(b"0\r\nX-Sum: 7\r\n\r\n")
-        assert until(connection, b"data: 1\n\n\r\n").startswith(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-        )
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+        assert until(connection, b"data: 1\n\n\r\n").startswith(head)
         parts.set()
         assert connection.recv(100) == b"9\r\ndata: 2\n\n\r\n"
         parts.set()
@@ -521,9 +522,8 @@ def test_heads_without_bodies_and_bodies_without_lengths(proxied: Start) -> None
             elif path in {b"/204", b"/304"}:
                 connection.sendall(b"HTTP/1.1 %b Nothing\r\nETag: e\r\n\r\n" % path[1:])
             elif path == b"/chunks":
-                connection.sendall(
-                    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
-                )
+                chunks = b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
+                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
             else:
                 connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nto the end")
                 return
@@ -987,9 +987,8 @@ def test_exchanges_count_even_when_their_bodies_are_refused(shared: Served) -> N
     first = shared.post("/v1/exchanges?ids=1", body, **key)
     assert first.status == 202
     assert first.json["accepted"] == 2 + 2 + 1 + 1
-    assert [(rejection["index"], rejection["pointer"]) for rejection in first.json["rejected"]] == [
-        (3, ""), (4, "/model"), (5, "/code"), (6, "/request"),
-    ]  # fmt: skip
+    pairs = [(rejection["index"], rejection["pointer"]) for rejection in first.json["rejected"]]
+    assert pairs == [(3, ""), (4, "/model"), (5, "/code"), (6, "/request")]
     assert first.json["ids"][:2] == ["a-0", "a-1"]
     assert shared.post("/v1/exchanges?ids=1", body, **key).json == first.json
     assert counted(shared, 200, "packed") == 2

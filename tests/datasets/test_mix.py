@@ -25,9 +25,8 @@ BOTH = Selection("digits", include=ADDED)
 
 def fill(store: Store) -> None:
     """Store 100 predictions: 10 corrected, 8 of them accepted, 4 sampled, 20 confirmed and 30 labelled, some twice."""
-    predict(
-        store, [{"time": START + n, "inputs": None if n == 60 else '{"age":1,"name":"Ada"}'} for n in range(1, 101)]
-    )
+    stored = [{"time": START + n, "inputs": None if n == 60 else '{"age":1,"name":"Ada"}'} for n in range(1, 101)]
+    predict(store, stored)
     predict(store, [{"model": "loans"}] * 5, 500)
     inputs = '{"age":1,"name":"Ada"}'
     rows: list[dict[str, Any]] = [
@@ -143,9 +142,8 @@ def test_filters_apply_to_all_rows(store: Store) -> None:
 def test_each_format_has_source_and_weight(store: Store) -> None:
     """CSV and Parquet as columns, Label Studio in the data of a task."""
     fill(store)
-    files = {
-        name: b"".join(form.write(stored_pages(store, BOTH, NAME), {}, Scorer())) for name, form in FORMATS.items()
-    }
+    written = {name: form.write(stored_pages(store, BOTH, NAME), {}, Scorer()) for name, form in FORMATS.items()}
+    files = {name: b"".join(parts) for name, parts in written.items()}
     expected = {"correction": 8, "sampled": 4, "confirmed": 15, "labelled": 26}
     table = pq.read_table(io.BytesIO(files["parquet"]))
     read = [

@@ -198,9 +198,8 @@ def test_a_rejected_prediction_is_a_correction_that_needs_a_label(served: Served
 
 def test_a_confident_prediction_that_was_rejected_counts_once(served: Served) -> None:
     """Rejected and then corrected, it is one correction; a label that is the prediction accepts it."""
-    events = [
-        {"id": f"r-{n}", "model": "credit", "version": "3", "prediction": "yes", "confidence": 0.9} for n in (1, 2)
-    ]
+    event = {"model": "credit", "version": "3", "prediction": "yes", "confidence": 0.9}
+    events = [{**event, "id": f"r-{n}"} for n in (1, 2)]
     assert served.post("/v1/predictions", events).status == 202
     eventually(lambda: send(served, verdict="rejected", label=None).json["joined"])
     assert send(served).json["verdict"] == "corrected"
@@ -254,9 +253,8 @@ def test_feedback_without_a_prediction_is_counted_and_listed(stored: Served) -> 
         ("a", "corrected", None, False),
     ]
     assert len(stored.get("/v1/corrections?joined=true").json["corrections"]) == 2
-    assert [
-        row["prediction_id"] for row in stored.get("/v1/corrections?joined=false&model=credit").json["corrections"]
-    ] == ["c", "b"]
+    found = stored.get("/v1/corrections?joined=false&model=credit").json["corrections"]
+    assert [row["prediction_id"] for row in found] == ["c", "b"]
     assert stored.get(f"/v1/corrections/{listed[2]['id']}").json["history"][0]["label"] == "no"
     page = stored.get("/review").text
     assert "Feedback on 3 predictions that were not logged" in page
@@ -287,12 +285,8 @@ def test_feedback_that_describes_its_prediction_is_reviewed_after_an_hour(stored
     (ready,) = stored.get("/v1/corrections").json["corrections"]
     assert (ready["prediction_id"], ready["inputs"], ready["prediction"]) == ("b", {"age": 41}, "yes")
     assert stored.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 1
-    assert (
-        stored.samples("model_corrections_oldest_pending_seconds")[
-            'model_corrections_oldest_pending_seconds{model="credit"}'
-        ]
-        >= 3700
-    )
+    (age,) = stored.samples("model_corrections_oldest_pending_seconds").values()
+    assert age >= 3700
     assert "Accept" in stored.get("/review").text
     decided = ask(f"{stored.url}/v1/corrections/{ready['id']}", decision, "PATCH")
     assert decided.json["status"] == "accepted"
@@ -302,9 +296,8 @@ def test_feedback_that_describes_its_prediction_is_reviewed_after_an_hour(stored
     predict(stored, "b", prediction="maybe", inputs={"age": 7})
     eventually(lambda: verdicts(stored) == {"accepted": 0, "corrected": 2})
     joined = stored.get(f"/v1/corrections/{ready['id']}").json
-    assert (joined["status"], joined["joined"], joined["inputs"], joined["prediction"]) == (
-        "accepted", True, {"age": 7}, "maybe",
-    )  # fmt: skip
+    shown = joined["status"], joined["joined"], joined["inputs"], joined["prediction"]
+    assert shown == ("accepted", True, {"age": 7}, "maybe")
 
 
 def test_beyond_its_size_the_store_refuses_feedback_and_keeps_what_it_has(tmp_path: Path, database: str) -> None:

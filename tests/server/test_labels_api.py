@@ -153,9 +153,8 @@ def test_an_early_label_that_cannot_be_compared_is_counted(shared: Served) -> No
 
 def test_labels_count_in_the_quality_metrics(shared: Served) -> None:
     """Once for each prediction, whichever of the two came first; a changed label is none more."""
-    labelled, right = (
-        f'model_{name}_predictions_total{{model="credit",version="quality"}}' for name in ("labelled", "correct")
-    )
+    names = "labelled", "correct"
+    labelled, right = (f'model_{name}_predictions_total{{model="credit",version="quality"}}' for name in names)
     assert send(shared, ("q-1", "yes")).json["waiting"] == 1
     predict(shared, "q-1", "q-2", version="quality")
     eventually(lambda: send(shared, ("q-2", "no")).json["joined"] == 1)
@@ -227,9 +226,8 @@ def test_the_age_of_the_oldest_label_that_waits(server: Served) -> None:
     """It is that of the first label that still waits, though that is sent again; without any, it is absent."""
 
     def age() -> float | None:
-        return server.samples("model_exporter_labels_unjoined_oldest_seconds").get(
-            "model_exporter_labels_unjoined_oldest_seconds"
-        )
+        name = "model_exporter_labels_unjoined_oldest_seconds"
+        return server.samples(name).get(name)
 
     assert age() is None
     times = {}

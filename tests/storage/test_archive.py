@@ -82,7 +82,7 @@ class Archived:
         self._predict(received, numbers, confident, model)
 
     def _predict(self, received: float, numbers: Sequence[int], confident: bool, model: str) -> None:
-        events = [Prediction(model, id=f"p-{n}", version="1", prediction="7", confidence=0.9) for n in numbers]
+        events = [Prediction(model, f"p-{n}", "1", prediction="7", confidence=0.9, alias=f"a-{n}") for n in numbers]
         inputs = [f'{{"number": {n}}}'.encode() for n in numbers]
         assert self.store.add(stored_batch(events, [confident] * len(numbers), inputs, received)) == 0
         assert self.store.flush(10)
@@ -94,9 +94,8 @@ class Archived:
         assert monitor.binner is not None
         codes = count(monitor.binner, [{"number": number} for number in numbers], [], with_bins=True).bins
         events = [Prediction("m", id=f"p-{number}", version="1") for number in numbers]
-        bins.add(
-            monitor, stored_batch(events, [True] * len(numbers), [b"{}"] * len(numbers), received), codes, received
-        )
+        batch = stored_batch(events, [True] * len(numbers), [b"{}"] * len(numbers), received)
+        bins.add(monitor, batch, codes, received)
         last = bins.flush()
         assert last is not None
         last.result(10)
@@ -185,6 +184,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
     assert stored() == ["p-1", "p-2"]
     archived.archive()
     table = parquet.read_table(next(archived.folder.rglob("*.parquet")))
+    assert table["alias"].to_pylist() == ["a-0", "a-1", "a-2", "a-3", "a-1", "a-1"]
     assert table.select(["label", "loss"]).to_pylist() == [
         {"label": None, "loss": None},
         {"label": '"7"', "loss": 0.0},
@@ -511,9 +511,8 @@ def test_options_of_an_object_store_are_kept(
     certificate(tmp_path, "private")
     exporter.serve_tls(tmp_path / "private.crt", tmp_path / "private.key")
     address = exporter.url.removeprefix("https://")
-    place = archive.ArchiveFiles(
-        f"s3://bucket/folder?region=x&endpoint_override={address}&tls_verify_certificates=false"
-    )
+    query = f"region=x&endpoint_override={address}&tls_verify_certificates=false"
+    place = archive.ArchiveFiles(f"s3://bucket/folder?{query}")
     with pytest.raises(StoreError, match="HTTP status 501"):  # what answers is no object store
         place.count(archive.archived_predictions("m", None, 0.0, 1))
 

@@ -54,9 +54,8 @@ class Exporter:
     ) -> None:
         """Store predictions."""
         events = [Prediction(model, id=name, version="1", prediction=prediction, confidence=0.9) for name in ids]
-        batch = stored_batch(
-            events, [True] * len(ids), [b"{}"] * len(ids), received or time.time(), [segment] * len(ids)
-        )
+        columns = [True] * len(ids), [b"{}"] * len(ids), received or time.time(), [segment] * len(ids)
+        batch = stored_batch(events, *columns)
         assert self.store.add(batch) == 0
         if flush:
             assert self.store.flush(10)
@@ -106,9 +105,8 @@ def test_a_label_meets_its_prediction_in_either_order(database: str, start: Star
     ]
     assert all(item.replaced is None and 0 <= item.delay < 60 for item in exporter.counted)
     assert {row.label: row.loss for row in exporter.rows(labels.c.day != WAITING)} == {'"7"': 0.0, '"1"': 1.0}
-    assert [(row.prediction_id, row.model, row.loss) for row in exporter.rows(labels.c.day == WAITING)] == [
-        ("never", None, None)
-    ]
+    (waiting,) = exporter.rows(labels.c.day == WAITING)
+    assert (waiting.prediction_id, waiting.model, waiting.loss) == ("never", None, None)
     assert numbers(exporter.label((late, "7"), (early, "1"), ("never", 7))) == (3, 2, 1, 3, 0, 0)
     assert len(exporter.counted) == 2
 

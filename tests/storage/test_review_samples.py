@@ -166,9 +166,8 @@ def test_a_sampled_number_is_right_within_the_tolerance(database: str, tolerance
         predict(store, [{"prediction": "10.0"} for _ in labels])
         assert store.review.draw("digits", None, 50, None) == len(labels)
         ids = pick(store, source="sample")
-        store.review.decide(
-            [(id_, Decision("accepted", label, 1, None)) for id_, label in zip(ids, labels, strict=True)], {}, 0
-        )
+        decisions = [Decision("accepted", label, 1, None) for label in labels]
+        store.review.decide(list(zip(ids, decisions, strict=True)), {}, 0)
         counts = store.review.state().accuracy_counts["digits", "1"]
         assert (counts.decided, counts.right) == (len(labels), right)
 
@@ -228,9 +227,8 @@ def test_feedback_that_comes_later_moves_a_prediction_to_the_known_ones(store: S
         sampled = connection.execute(sa.select(feedback.c.prediction_id).limit(1)).scalar() or ""
         query = sa.select(predictions.c.id).where(predictions.c.id.not_in(sa.select(feedback.c.prediction_id)))
         other = connection.execute(query.limit(1)).scalar() or ""
-    store.submit_feedback(
-        [Feedback(prediction_id=name, verdict="corrected", label="8") for name in (sampled, other)], None
-    ).result()
+    said = [Feedback(prediction_id=name, verdict="corrected", label="8") for name in (sampled, other)]
+    store.submit_feedback(said, None).result()
     after = store.review.state().accuracy_counts["digits", "1"]
     assert (after.known, after.decided) == (2, before.decided - 1)
 

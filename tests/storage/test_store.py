@@ -45,9 +45,10 @@ from exporter.storage._database import (
 )
 from exporter.storage._postgresql import was_committed
 from exporter.storage._predictions import InputsReader
+from exporter.storage._redaction import open_redaction
 from exporter.storage._retention import Retention, StoreSize
 from exporter.validation import Tolerance
-from exporter.wire.events import Feedback, Prediction
+from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 
 class Exporter:
@@ -57,9 +58,11 @@ class Exporter:
         self.counted: list[CountedFeedback] = []
         self.store = Store(StoreConfig(url=url, **settings), self.counted.append)
 
-    def predict(self, *ids: str, inputs: bytes = b"{}", received: float | None = None) -> None:
-        """Hand over predictions of the model m."""
-        events = [Prediction("m", id=name, version="1", prediction="7", confidence=0.9) for name in ids]
+    def predict(
+        self, *ids: str, inputs: bytes = b"{}", received: float | None = None, model: str = "m", **members: Any
+    ) -> None:
+        """Hand over predictions of a model."""
+        events = [Prediction(model, name, "1", prediction="7", confidence=0.9, **members) for name in ids]
         batch = stored_batch(events, [True] * len(ids), [inputs] * len(ids), received or time.time())
         assert self.store.add(batch) == 0
 
@@ -114,6 +117,36 @@ def test_feedback_meets_its_prediction_in_either_order(database: str, start: Sta
     assert exporter.store.review.state().pending == {"m": 4}
 
 
+def test_a_prediction_is_found_by_its_alias(database: str, start: Start) -> None:
+    """What names it by either, before or after it, is of one prediction, and is forgotten with it.
+
+    An identifier is no alias, and of predictions with one identifier, only the first counts.
+    """
+    exporter = start(database)
+
+    def label(*items: tuple[str, str]) -> Any:
+        return exporter.store.record_labels([LabelEvent(name, text) for name, text in items])
+
+    assert [exporter.say(*said).joined for said in (("b1", "1", "key"), ("a1", "2"), ("b2",))] == [False] * 3
+    assert label(("b1", "x")).waiting + label(("a1", "y"), ("b2", "z")).waiting == 3
+    for name, alias in (("a1", "b1"), ("a2", "b2"), ("a3", "a1"), ("a1", "c1"), ("a1", "d1")):
+        exporter.predict(name, alias=alias, model="n" if alias == "d1" else "m")
+    assert exporter.store.flush(60)
+    assert [one.correction for one in exporter.counted] == [True, False, True]
+    said = [exporter.say(*one) for one in (("b1", "1", "key"), ("b1", "3"), ("a1", "4"), ("b2",), ("c1",), ("d1",))]
+    assert [one.prediction_id for one in said] == ["a1", "a1", "a1", "a2", "c1", "a1"]
+    assert [(one.repeat, one.joined) for one in said[:4]] == [(True, True), (False, True), (False, True), (True, True)]
+    assert [one.joined for one in said[4:]] == [False, True]
+    assert (exporter.count(feedback), exporter.count(history)) == (4, 3)
+    assert label(("b1", "y"), ("a2", "z")).repeated == 2
+    found = [exporter.store.review.prediction(name, None, {}) for name in ("b2", "d1", "c1")]
+    known = [one and (one["id"], one["alias"], one["model"], one["label"]) for one in found]
+    assert known == [("a2", "b2", "m", "z"), ("a1", "d1", "n", None), None]
+    with open_redaction(StoreConfig(url=database)) as redaction:
+        removed = redaction.forget(redaction.find_forgotten(None, "b2", None), dry_run=False)
+    assert list(removed.values()) == [1, 1, 1, 0]
+
+
 @pytest.mark.parametrize("first", ["prediction", "feedback"])
 def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, first: str) -> None:
     """Whichever comes first, also if it is replaced before it counts; a key still means the same afterwards."""
@@ -163,10 +196,9 @@ def test_predictions_are_stored_completely(database: str, start: Start) -> None:
     exporter = start(database)
     moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
     labels = [1, 1.0, True, "1", None, -0.5, 'modèle "é"']
+    failed: dict[str, Any] = {"code": 500, "confidence": 0.5}
     events = [
-        Prediction(
-            "m", f"{99 - n:02}\0", "2", moment if n % 2 else None, prediction=labels[n % 7], code=500, confidence=0.5
-        )
+        Prediction("m", f"{99 - n:02}\0", "2", moment if n % 2 else None, prediction=labels[n % 7], **failed)
         for n in range(75)
     ]
     inputs = [b"" if n % 3 else f'{{"n":{n}}}'.encode() for n in range(75)]

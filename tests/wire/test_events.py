@@ -300,9 +300,8 @@ def test_any_time_of_the_documented_years_is_accepted():
 
 def test_feedback_names_its_possible_verdicts():
     """An invalid verdict is refused with the valid ones."""
-    assert refusal({"model": "digits", "verdict": "acepted"}, FEEDBACK) == (
-        "/verdict", 'expected accepted, corrected or rejected, got "acepted"', "wrong_type",
-    )  # fmt: skip
+    detail = 'expected accepted, corrected or rejected, got "acepted"'
+    assert refusal({"model": "digits", "verdict": "acepted"}, FEEDBACK) == ("/verdict", detail, "wrong_type")
     assert refusal({"verdict": 5}, FEEDBACK)[1] == "expected accepted, corrected or rejected, got 5"
     assert refusal({"user": "x" * 257}, FEEDBACK)[::2] == ("/user", "too_long")
     assert refusal({"comment": "x" * 10_001}, FEEDBACK)[::2] == ("/comment", "too_long")

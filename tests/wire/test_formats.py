@@ -45,9 +45,8 @@ def columns(body: Payload) -> dict[str, Any]:
 def model_with(inputs: dict[str, str], classes: tuple[str, ...] = (), /, **mapping: Any) -> ConfiguredModel:
     """Return a model whose profile has these inputs, and these predictions."""
     config, task = ModelConfig("m", mapping=msgspec.convert(mapping, MappingConfig)), None
-    return ConfiguredModel(
-        config, inputs, tuple(inputs), "classification" if classes else task, sorted_classes(classes)
-    )
+    task = "classification" if classes else task
+    return ConfiguredModel(config, inputs, tuple(inputs), task, sorted_classes(classes))
 
 
 def exchange(request: bytes, response: bytes, name: str | None = None) -> Exchange:
@@ -514,6 +513,7 @@ def test_the_json_encoding_of_otlp() -> None:
         "model.input.d": {"kvlistValue": {"values": [{"key": "k", "value": {"doubleValue": 0.5}}]}},
         "model.input.e": {},
         "gen_ai.response.time_to_first_chunk": {"doubleValue": 0.4},
+        "model.prediction.id": {"stringValue": "p-1"},
     }
     span = {
         "traceId": "5b8efff798038103d269b633813fc60c",
@@ -528,7 +528,7 @@ def test_the_json_encoding_of_otlp() -> None:
     (result,) = otlp.read(body, "traces", protobuf=False)
     (event,), _ = result.predictions(CREDIT)
     assert result.names[0] == "null"
-    assert event.id == "5b8efff798038103d269b633813fc60c-eee19b7ec3c1b174"
+    assert (event.id, event.alias) == ("p-1", "5b8efff798038103d269b633813fc60c-eee19b7ec3c1b174")
     assert (event.duration_seconds, event.code) == (0.25, 500)
     inputs = {"a": 41, "b": None, "c": [1, True], "d": {"k": 0.5}, "e": None}
     assert json.loads(bytes(memoryview(event.inputs))) == inputs | {"gen_ai.response.time_to_first_chunk": 0.4}

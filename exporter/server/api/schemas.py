@@ -462,6 +462,7 @@ class StoredPrediction(msgspec.Struct):
     """A prediction, its true label with the time at which that became known, and the feedback on it."""
 
     id: str
+    alias: str | None
     model: str
     version: str
     segment: str | None
