@@ -32,6 +32,7 @@ PATHS = (
     "/runbooks/ModelFeatureDrift",
     "/docs/",
     "/docs/profiles",
+    "/docs/quality",
     "/nothing",
 )
 

@@ -121,6 +121,7 @@ def _html(markdown: str, name: str = "index", addresses: list[tuple[str, str]] |
     html = re.sub('<a href="">(.*?)</a>', r"\1", html, flags=re.S)
     # Code and tables scroll on phones, and what scrolls must be reachable by keyboard.
     html = html.replace("<table>", '<div class="wide" tabindex="0"><table>').replace("</table>", "</table></div>")
+    html = html.replace("<th></th>", "<td></td>")
     return html.replace("<pre>", '<pre tabindex="0">')
 
 

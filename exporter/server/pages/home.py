@@ -87,7 +87,7 @@ class Incident:
     def named(self) -> list[Alert]:
         """The first alert of each name, of those that fire; of all if none does."""
         firing = [alert for alert in self.alerts if alert.status == "firing"] or self.alerts
-        return list({alert.name: alert for alert in reversed(firing)}.values())[::-1]
+        return [next(one for one in firing if one.name == name) for name in dict.fromkeys(one.name for one in firing)]
 
 
 def group_alerts(alerts: Iterable[Alert]) -> list[Incident]:
