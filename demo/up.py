@@ -35,6 +35,8 @@ PROMETHEUS_FLAGS = (
     "--rules.alert.for-grace-period=30s",
 )
 """The error budget looks back 30 days. After a restart, alerts continue to wait where they were."""
+ALERTMANAGER_FLAGS = ("--cluster.listen-address=", "--data.maintenance-interval=1m")
+"""One that is killed forgets what it announced in the last minute alone, not in 15."""
 
 BINARIES = {
     "prometheus": ("prometheus",),
@@ -155,7 +157,7 @@ class Plan:
         serve = (*python, "exporter.cli", "serve", config, f"--web.listen-address={at['exporter']}")
         programs = [
             self._program("exporter", "The exporter", *serve),
-            self._server("alertmanager", "Alertmanager", alertmanager, "--storage.path", "--cluster.listen-address="),
+            self._server("alertmanager", "Alertmanager", alertmanager, "--storage.path", *ALERTMANAGER_FLAGS),
             self._server("prometheus", "Prometheus", prometheus, "--storage.tsdb.path", *PROMETHEUS_FLAGS),
         ]
         if grafana:
