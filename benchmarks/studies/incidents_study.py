@@ -200,7 +200,7 @@ def announced(received: Received, began: float, minutes: float) -> None:
 
 
 def counted(received: Received, began: float, pattern: str, begin: float) -> str:
-    """Return the cells of an incident: announcements and ends for each person, and when the team was told first."""
+    """Return the cells of an incident: announcements and ends for each person, and when the team was told of it."""
     mails = [
         (to, str(mail["Subject"]), (at - began) / 60)
         for (to, mail), at in zip(received.mails, received.mailed_at, strict=True)
@@ -212,7 +212,7 @@ def counted(received: Received, began: float, pattern: str, begin: float) -> str
         return f"{ends.count(False)} + {ends.count(True)}" if ends else "0"
 
     team = [(subject, at) for to, subject, at in mails if to == TEAM]
-    first = f"{team[0][1] - begin:.1f}" if team else ""
+    first = next((f"{at - begin:.1f}" for _, at in team if at > begin), "")
     cells = [
         cell(["[resolved" in subject for subject, _ in team]),
         cell([page["status"] == "resolved" for page in pages]),
