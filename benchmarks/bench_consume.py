@@ -1,15 +1,18 @@
 """Measure how many messages a second ``model-exporter consume`` takes from Kafka to an exporter.
 
-They are predictions, the two events that KServe's logger sends for each, or spans of OpenTelemetry, one in a message.
+They are predictions, the same as a service may write them, the two events that KServe's logger sends for each, or spans
+of OpenTelemetry, one in a message.
 The floor is a consumer in Python that reads the same messages from the same brokers, commits each batch and does
-nothing else. Brokers (librdkafka's own), consumer and exporter share the machine. Elapsed times are those from the
-first to the last commit; processor time is that of the consumer and of the exporter.
+nothing else. Brokers, consumer and exporter share the machine. The brokers are librdkafka's own, or one of the Kafka
+distribution in the folder that KAFKA_HOME names. Elapsed times are those from the first to the last commit; processor
+time is that of the consumer and of the exporter.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 from confluent_kafka import Consumer, Producer
@@ -24,15 +28,21 @@ from offered import FEATURES
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from timing import exporter, free_port, report
 
-MESSAGES = {"predictions": 50_000, "kserve": 20_000, "traces": 12_000}  # the brokers keep 5 MiB of a partition
+SERVERS = os.environ.get("KAFKA_SERVERS")
+MESSAGES = {"predictions": 50_000, "shape": 30_000, "kserve": 20_000, "traces": 12_000}
+"""Of each kind; librdkafka's brokers keep 5 MiB of a partition, others get four times as many."""
+if SERVERS:
+    MESSAGES = {kind: 4 * number for kind, number in MESSAGES.items()}
 BATCH, ROUNDS = 1000, 3
 _INPUTS = {f"f{number}": (number - 4.5) / 5 for number in range(FEATURES)}
+_SHAPE = "{model: m, version: /release, id: /key, inputs: /features, prediction: /score, confidence: /p}"
 _KSERVE = [("ce_inferenceservicename", b"m"), ("content-type", b"application/json")]
 
 
 def cluster() -> tuple[Producer, str]:
     """Start brokers; return what keeps them alive, and their addresses."""
-    brokers = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    settings = {"bootstrap.servers": SERVERS} if SERVERS else {"test.mock.num.brokers": 1}
+    brokers = Producer(settings | {"log_level": 0})
     found = brokers.list_topics(timeout=10).brokers.values()
     return brokers, ",".join(f"{broker.host}:{broker.port}" for broker in found)
 
@@ -43,6 +53,9 @@ def messages(kind: str) -> Iterator[tuple[bytes, list[tuple[str, bytes]]]]:
         if kind == "predictions":
             event = {"id": f"r-{number}", "model": "m", "version": "1", "inputs": _INPUTS, "prediction": "7"}
             yield json.dumps(event | {"confidence": 0.9, "code": 200}).encode(), []
+        elif kind == "shape":
+            event = {"release": "1", "key": f"r-{number}", "features": _INPUTS, "score": "7", "p": 0.9}
+            yield json.dumps(event).encode(), []
         elif kind == "kserve":
             side = "response" if number % 2 else "request"
             body = {"predictions": ["7"]} if number % 2 else {"instances": [_INPUTS]}
@@ -60,13 +73,13 @@ def messages(kind: str) -> Iterator[tuple[bytes, list[tuple[str, bytes]]]]:
             yield request.SerializeToString(), []
 
 
-def fill(servers: str, kind: str) -> None:
+def fill(servers: str, kind: str, topic: str) -> None:
     """Write messages to a topic."""
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 20, "log_level": 0})
     for number, (value, headers) in enumerate(messages(kind)):
         while True:
             try:
-                producer.produce(kind, value, key=str(number // 2), headers=headers)
+                producer.produce(topic, value, key=str(number // 2), headers=headers)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -74,30 +87,35 @@ def fill(servers: str, kind: str) -> None:
     producer.flush(60)
 
 
-def floor(servers: str, topic: str, group: str) -> tuple[float, float]:
+def floor(servers: str, topic: str, number: int, group: str) -> tuple[float, float]:
     """Read and commit all messages; return messages a second, and processor seconds of this process a message."""
     settings = {"bootstrap.servers": servers, "group.id": group, "enable.auto.commit": False, "log_level": 0}
     consumer = Consumer(settings | {"auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
     read, first, start, cpu = 0, 0, 0.0, 0.0
-    while read < MESSAGES[topic]:
+    while read < number:
         if messages := consumer.consume(BATCH, 0.2):
             consumer.commit(asynchronous=False)
             read += len(messages)
             if not start:
                 first, start, cpu = read, time.monotonic(), time.process_time()
-    rate = (MESSAGES[topic] - first) / (time.monotonic() - start)
-    spent = (time.process_time() - cpu) / (MESSAGES[topic] - first)
+    rate = (number - first) / (time.monotonic() - start)
+    spent = (time.process_time() - cpu) / (number - first)
     consumer.close()
     return rate, spent
 
 
-def relayed(servers: str, topic: str, group: str, url: str, served: psutil.Process) -> tuple[float, float, float]:
+def relayed(
+    servers: str, topic: str, kind: str, group: str, url: str, served: psutil.Process
+) -> tuple[float, float, float]:
     """Consume all messages with the command; return messages a second, and the seconds of both processes a message."""
     web = free_port()
+    shape = Path(tempfile.gettempdir(), "bench_consume.yml")
+    shape.write_text(_SHAPE)
+    flag = f"predictions:{shape}" if kind == "shape" else kind
     command = [sys.executable, "-m", "exporter.cli", "consume", f"--bootstrap-servers={servers}"]
     command += [
-        f"--topic={topic}={topic}",
+        f"--topic={topic}={flag}",
         f"--group={group}",
         f"--exporter={url}",
         f"--web.listen-address=127.0.0.1:{web}",
@@ -106,7 +124,7 @@ def relayed(servers: str, topic: str, group: str, url: str, served: psutil.Proce
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as child:
         process = psutil.Process(child.pid)
         start, first, done, cpu = 0.0, 0.0, 0.0, 0.0
-        while done < MESSAGES[topic]:
+        while done < MESSAGES[kind]:
             time.sleep(0.05)
             if child.poll() is not None:
                 raise SystemExit(f"the consumer ended with status {child.returncode}")
@@ -116,8 +134,8 @@ def relayed(servers: str, topic: str, group: str, url: str, served: psutil.Proce
         elapsed = time.monotonic() - start
         spent = sum(process.cpu_times()[:2]) - cpu
         child.terminate()
-    number = MESSAGES[topic] - first
-    return number / elapsed, spent / number, (sum(served.cpu_times()[:2]) - before) / MESSAGES[topic]
+    number = MESSAGES[kind] - first
+    return number / elapsed, spent / number, (sum(served.cpu_times()[:2]) - before) / MESSAGES[kind]
 
 
 def _accepted(web: int) -> float:
@@ -134,12 +152,13 @@ def main() -> None:
     with exporter(FEATURES) as (port, child):
         served = psutil.Process(child.pid)
         for kind in sys.argv[1:] or MESSAGES:
-            fill(servers, kind)
+            topic = f"{kind}-{time.time_ns()}"
+            fill(servers, kind, topic)
             rounds = []
             for number in range(ROUNDS):
-                bare = floor(servers, kind, f"floor-{number}")
+                bare = floor(servers, topic, MESSAGES[kind], f"floor-{topic}-{number}")
                 url = f"http://127.0.0.1:{port}"
-                rounds.append((*bare, *relayed(servers, kind, f"g-{number}", url, served)))
+                rounds.append((*bare, *relayed(servers, topic, kind, f"{topic}-{number}", url, served)))
             rate, cpu, relay_rate, relay_cpu, served_cpu = map(statistics.median, zip(*rounds, strict=True))
             report(f"{kind}: messages a second", relay_rate, "/s", "bare consumer", rate)
             report(f"{kind}: processor time of the consumer", relay_cpu * 1e6, "µs", "bare consumer", cpu * 1e6)

@@ -97,9 +97,7 @@ class FailingBroker:
 class Consuming:
     """A consumer in its own process."""
 
-    def __init__(
-        self, folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
-    ) -> None:
+    def __init__(self, folder: Path, cluster: Any, exporter: str, *flags: str, name: str = "consumer") -> None:
         self.web = free_port()
         self.log = folder / f"{name}.log"
         command = ["consume", f"--bootstrap-servers={cluster.servers}", f"--exporter={exporter}"]
@@ -128,9 +126,7 @@ class Consuming:
 
 
 @contextlib.contextmanager
-def consuming(
-    folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
-) -> Iterator[Consuming]:
+def consuming(folder: Path, cluster: Any, exporter: str, *flags: str, name: str = "consumer") -> Iterator[Consuming]:
     """A consumer that is ended with the test."""
     consumer = Consuming(folder, cluster, exporter, *flags, name=name)
     try:
