@@ -23,5 +23,7 @@ mlflow mlflow==3.17.2
 litserve litserve==0.2.19
 moto moto[s3,server]==5.2.5
 PEERS
-echo "Not part of these tests: Kafka's own broker, which needs a Java runtime and its jars; tests/commands/test_consume.py uses librdkafka's."
+if [ ! -x "${KAFKA_HOME:-}/bin/kafka-server-start.sh" ]; then
+  echo "Set KAFKA_HOME to the folder of a Kafka distribution (4.0 or later, which needs Java 17) to run its tests." >&2
+fi
 exec .venv/bin/python -m pytest -rs benchmarks/peers "$@"

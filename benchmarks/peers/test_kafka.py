@@ -41,6 +41,9 @@ PROTOCOLS = {
 }
 """Properties for each way in which a group shares partitions."""
 
+TWICE = 400
+"""Predictions of two seconds: as many may be counted twice after a fault."""
+
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
@@ -125,7 +128,7 @@ class Traffic:
         start = len(self.written)
         eventually(lambda: len(self.written) > start + 50, 90)
         names = self.written[start : start + 50]
-        eventually(lambda: all(self._taken.ids[name] for name in names), seconds)
+        eventually(lambda: set(names) <= self._taken.ids.keys(), seconds)
 
     def end(self) -> int:
         """Wait until all is taken; return how many predictions were counted more than once."""
@@ -133,7 +136,7 @@ class Traffic:
         self._thread.join()
         self._producer.flush(60)
         del self._producer
-        eventually(lambda: all(self._taken.ids[name] for name in self.written), 60)
+        eventually(lambda: set(self.written) <= self._taken.ids.keys(), 60)
         return sum(self._taken.ids[name] - 1 for name in self.written)
 
 
@@ -180,7 +183,7 @@ def test_a_consumer_that_is_frozen_or_killed(tmp_path: Path, brokers: Brokers, t
                 traffic.arrive()
                 twice = traffic.end()
     assert frozen <= 15 * 200  # what was written meanwhile
-    assert twice - frozen <= 400
+    assert twice - frozen <= TWICE
 
 
 @protocols
@@ -236,7 +239,7 @@ def test_rights_that_are_taken_and_given_back(tmp_path: Path, brokers: Brokers, 
         assert "Topic authorization failed" in ready(consumer)
         brokers.wait(brokers.admin.create_acls([right]))
         traffic.arrive()
-        assert (traffic.end(), other.end()) == (0, 0)
+        assert traffic.end() + other.end() <= TWICE
         assert consumer.stop() == 0
 
 
@@ -257,7 +260,7 @@ def test_brokers_that_are_killed(tmp_path: Path, brokers: Brokers, taken: Taken)
             brokers.start(node)
         brokers.wait_until_ready()
         traffic.arrive()
-        assert traffic.end() <= 400
+        assert traffic.end() <= TWICE
         brokers.kill(0, 1, 2)
         started = time.monotonic()
         assert consumer.stop() == 0

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -341,13 +341,12 @@ class ConsumerMetrics:
         for topic in topics:
             for result in ("accepted", "dead_letter", "dropped", "empty"):
                 self._messages.labels(topic, result)
-        self._failure: str | None = None
-        self._is_connected, self._taken, self._trouble = False, 0.0, ""
+        self._failure, self._is_connected, self._taken, self._trouble = "", False, 0.0, ""
         self.moderation = common.Moderation(log)
 
     def succeeded(self, topic: str, **numbers: int) -> None:
         """Note that the exporter took messages; count those of each result."""
-        self._failure, self._taken, self._is_connected = None, time.time(), True
+        self._failure, self._taken, self._is_connected = "", time.time(), True
         for result, number in numbers.items():
             self._messages.labels(topic, result).inc(number)
 
@@ -359,8 +358,9 @@ class ConsumerMetrics:
     def on_statistics(self, text: str) -> None:
         """Read the lag of each partition, and the state of the connections, from librdkafka's statistics.
 
-        The lag is the distance from the next message to fetch to the end that the consumer may read, which is before
-        open transactions; it is absent while the partition's leader is away.
+        The lag is the distance from the next message to the end that the consumer may read, which is before open
+        transactions; it is absent while the partition's leader is away. Once the queue of all partitions is empty, the
+        next message is the next to fetch, which is behind the marks of transactions.
         """
         document: dict[str, Any] = json.loads(text)
         up = {broker["nodeid"] for broker in document["brokers"].values() if broker["state"] == "UP"}
@@ -371,8 +371,9 @@ class ConsumerMetrics:
             for number, partition in topic["partitions"].items():
                 end = max(partition["ls_offset"], partition["hi_offset"] if partition["ls_offset"] < 0 else -1)
                 if partition["fetch_state"] == "active" and partition["leader"] in up and end >= 0:
-                    lag = max(end - max(partition["next_offset"], 0), 0) + partition["fetchq_cnt"]
-                    self._lag.labels(topic["topic"], number).set(lag)
+                    fetched = -1 if partition["fetchq_cnt"] else partition["next_offset"]
+                    position = max(0, fetched, *map(partition.get, ("app_offset", "committed_offset", "lo_offset")))
+                    self._lag.labels(topic["topic"], number).set(max(end - position, 0))
 
     def on_commit(self, error: KafkaError | None, _: object) -> None:
         """Count and log a commit that failed."""
@@ -503,6 +504,8 @@ class Relay:
         Counts.
     batch_size
         Messages that are read at a time, and events of a request, at most.
+    ahead
+        Messages that were read while others had to wait.
     """
 
     consumer: Consumer
@@ -512,6 +515,7 @@ class Relay:
     dead_letters: DeadLetters | None
     metrics: ConsumerMetrics
     batch_size: int
+    ahead: list[KafkaMessage] = field(default_factory=list)
 
     def run(self, stopping: threading.Event) -> None:
         """Take messages until the event is set.
@@ -525,11 +529,13 @@ class Relay:
         self.consumer.subscribe(list(self.kinds))
         while not stopping.is_set():
             by_topic: defaultdict[str, list[Message]] = defaultdict(list)
-            for message in self.consumer.consume(self.batch_size, WAIT_SECONDS):
+            self.ahead.extend(self.consumer.consume(self.batch_size, WAIT_SECONDS))
+            for message in self.ahead:
                 if error := message.error():
                     self._on_error(error)
                 else:
                     by_topic[message.topic() or ""].append(_convert(message))
+            self.ahead.clear()
             for topic, messages in by_topic.items():
                 for request in requests(self.kinds[topic].encode, messages, self.batch_size):
                     self._deliver(topic, request, stopping)
@@ -551,7 +557,8 @@ class Relay:
                 self._dispose(refusals)
             except (UnavailableError, RequestError) as error:
                 self.metrics.failed(f"{error}: the messages are sent again")
-                self.consumer.consume(0, 0)  # else the group would take the partitions away after max.poll.interval.ms
+                # The group waits for its members. Callbacks come with messages.
+                self.ahead.extend(self.consumer.consume(len(self.ahead) < self.batch_size, 0))
                 stopping.wait(PAUSE_SECONDS)
                 continue
             empty = sum(item.message.value is None for item in items)
@@ -631,8 +638,8 @@ class Relay:
             self.dead_letters.write(refusals)
         for message, detail in islice(refusals.items(), 1):
             others = f", and {len(refusals) - 1} others" if len(refusals) > 1 else ""
-            where = f"{message.topic}[{message.partition}] at offset {message.offset}{others}"
-            self.metrics.moderation.warn("refused", "%s: the exporter refused %s", where, detail)
+            where = *message[:3], others
+            self.metrics.moderation.warn("refused", "%s[%d] at offset %d%s: the exporter refused %s", *where, detail)
 
     def _on_error(self, error: KafkaError) -> None:
         """Log an error, such as a topic that does not exist; raise one after which there would be no messages."""

@@ -101,8 +101,9 @@ def test_nothing_is_committed_while_the_exporter_is_away(tmp_path: Path, cluster
     write_config(tmp_path)
     server = Served(tmp_path)
     cluster.produce("away", (prediction(number) for number in range(700)))
-    with consuming(tmp_path, cluster, server.url, "--topic=away", "--group=away") as consumer:
+    with consuming(tmp_path, cluster, server.url, "--topic=away", "--group=away", "--batch-size=100") as consumer:
         eventually(lambda: "sent again" in consumer.log.read_text(), 60)
+        eventually(lambda: 500 < sum(consumer.lags()) < 700, 30)
         assert cluster.committed("away", "away") == 0
         with server.start():
             eventually(lambda: cluster.committed("away", "away") == 700, 60)
