@@ -33,7 +33,7 @@ IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, Overflow
 """What Pillow raises for a file that is not a valid image."""
 admit: ContextVar[Callable[[float], bool]] = ContextVar("admit", default=lambda seconds: True)  # noqa: ARG005
 """Takes the seconds that an image file took; returns whether another may be decoded in this context, else invalid."""
-_BAND_PIXELS = 2**19
+_BAND_PIXELS = 2**20
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -167,12 +167,13 @@ def _read_file(value: str | bytes, read: Callable[[Iterator[Floats]], Floats]) -
 
 def _bands(image: PillowImage.Image) -> Iterator[Floats]:
     """Yield some rows at a time, shape ``(1, rows, width)``: all at once would take many times the memory of a file."""
-    mode = image.mode if image.mode in {"I", "I;16", "F"} else "L" if image.mode in {"1", "L", "LA"} else "RGB"
+    mode = {"1": "L", "LA": "L"}.get(image.mode, image.mode if image.mode in {"L", "I", "I;16", "F"} else "RGB")
     step = max(_BAND_PIXELS // image.width, 1)
     for top in range(0, image.height, step):
         part = image.crop((0, top, image.width, min(top + step, image.height)))
-        pixels = np.asarray(part if part.mode == mode else part.convert(mode), dtype=np.float64)[np.newaxis]
-        yield pixels @ _LUMA if mode == "RGB" else pixels  # as of nested arrays: Pillow's own luma is rounded
+        part = part if part.mode == mode else part.convert(mode)
+        # The luma of "L" would be rounded, which that of nested arrays is not.
+        yield np.asarray(part.convert("F") if mode == "RGB" else part, dtype=np.float64)[np.newaxis]
 
 
 def image_statistics(images: Floats) -> Floats:

@@ -41,7 +41,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Bodies = dict[str, dict["Request", None]]
 
-INFLIGHT_BYTES = 80 * 2**20
+INFLIGHT_BYTES = 48 * 2**20
 """Bytes of large bodies being received or worked on at a time; see `Shares`."""
 HOLD_SECONDS, HOLD_BODIES = 10.0, 50  # that a large body may wait for others of its sender, and how many may wait
 SMALL_BODY = 16 * 1024

@@ -31,7 +31,7 @@ from exporter.wire.events import Prediction
 
 log = logging.getLogger(__name__)
 
-QUEUE_BYTES = 32 * 2**20
+QUEUE_BYTES = 16 * 2**20
 """Bytes of request bodies that may be queued; see `Shares`."""
 MIN_IMAGE_BYTES = 1024
 """Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""

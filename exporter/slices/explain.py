@@ -508,4 +508,5 @@ def summary(explanation: Explanation, binner: Binner) -> str:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    # A time of the year 1 with a zone may be before that year in UTC.
+    return datetime.fromtimestamp(max(seconds, -62135596800), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

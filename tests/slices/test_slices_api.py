@@ -96,6 +96,7 @@ def test_other_versions_and_times_have_nothing(flights: Served) -> None:
     time.sleep(1)
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     assert ask(flights, since=now)["predictions"] == 0
+    assert ask(flights, since="0001-01-01T00:00:00%2B01:00")["since"] == "0001-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(
