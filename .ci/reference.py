@@ -50,7 +50,8 @@ LIMITS = (
     ),
     (
         "large bodies that arrive at the same time",
-        f"{asgi.INFLIGHT_BYTES // _MIB // 2} MiB for each sender, {2 * asgi.INFLIGHT_BYTES // _MIB} MiB together",
+        f"{asgi.INFLIGHT_BYTES // _MIB // 2} MiB for each sender, {2 * asgi.INFLIGHT_BYTES // _MIB} MiB together; "
+        f"more wait for {asgi.HOLD_SECONDS:.0f} s",
         "503",
     ),
     ("requests that wait for a thread of a pool", f"{asgi.WAITING:,}", "503"),
