@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.noise_floors import NoiseFloors
@@ -47,10 +48,7 @@ def model_evidence(evidence: Floats) -> float:
     15.9
     """
     known = evidence[~np.isnan(evidence)]
-    if not len(known):
-        return math.nan
-    highest = float(known.max())
-    return highest + math.log(float(np.exp(known - highest).sum()) / len(evidence))
+    return float(np.logaddexp.reduce(known)) - math.log(len(evidence)) if len(known) else math.nan
 
 
 _HOUR, _DAY = 3600.0, 86400.0
@@ -107,8 +105,7 @@ class DriftEvidence:
         self.interval = interval
         self._observed = observed
         self._counted = observed.copy()  # up to the last update
-        size = self._detector.size
-        self._all = np.zeros(size + 1 + (1 + _LATEST + _HOURS) * binner.bins)
+        self._all = np.zeros(self._detector.size + 1 + (1 + _LATEST + _HOURS) * binner.bins)
         self._next, self._hour, self._compared = -math.inf, math.inf, math.inf
         self.dispersion = np.ones(len(binner.targets))
         self.dispersion[binner.in_doubt] = np.inf
@@ -166,7 +163,7 @@ class DriftEvidence:
             ]
         )
         common = growth(found, _HOURS // _SIZES[-1])
-        self.dispersion[:] = found[:, 0, 0] * (common if common < _RHYTHM else 1.0) ** _DOUBLINGS
+        self.dispersion[:] = found[:, 0, 0] * np.where(common < _RHYTHM, common, 1.0) ** _DOUBLINGS
         used = np.maximum(self.dispersion, self._binner.dispersion)
         if (np.abs(np.log(used / self._used)) > _NEAR).any():
             self._used, self._detector = used, self._binner.change_evidence(used)
@@ -250,7 +247,8 @@ class InputChanges:
 
     An input has changed when the p-value of its divergence from the longest window before, adjusted for the number of
     inputs, is at most the level of the window, and its divergence from training is above the noise floor: values that
-    return to what they were in training are no change.
+    return to what they were in training are no change. So has one whose dependence is not known yet, see `NoiseFloors`,
+    if more than half of its values are obviously wrong.
 
     A run of ``ingest`` has no time before it. It is compared with training, once a day.
 
@@ -266,6 +264,8 @@ class InputChanges:
 
     def __init__(self, binner: Binner, windows: Iterable[tuple[str, float]], interval: float) -> None:
         self._count = len(binner.names)
+        ranges = [(n.edges[0], n.edges[-1]) if n and n.edges else (np.nan, np.nan) for n in binner.numeric]
+        self._ranges = np.array(ranges).reshape(-1, 2).T
         self.levels = false_alarm_levels(windows, interval)
         self._level_of_run = min(86400 / interval, 1.0)
 
@@ -275,8 +275,19 @@ class InputChanges:
         score, earlier = (stats.kl, None) if is_run else (stats.recent_kl, stats.recent)
         return noise.p_values(score, np.nan_to_num(stats.observations), earlier)
 
+    def obvious(self, noise: NoiseFloors, stats: WindowStats) -> npt.NDArray[np.bool_]:
+        """Return which targets of unknown dependence have mostly values that are invalid, or far out of their range.
+
+        Numbers are if their mean is further away than the range is wide: a session may repeat one that is rare.
+        """
+        lowest, highest = self._ranges
+        with np.errstate(over="ignore"):
+            near = abs(stats.mean - (lowest / 2 + highest / 2)) <= 1.5 * (highest - lowest)
+        return np.asarray(np.isinf(noise.doubt) & ((stats.invalid > 0.5) | (stats.unseen > 0.5) & ~near))
+
     def score(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
         """Return the divergence from training of each input that has changed, in nats; NaN for the others."""
         adjusted = adjusted_p_values(self.p_values(noise, window, stats)[: self._count])
-        changed = (adjusted <= self.levels.get(window, self._level_of_run)) & (stats.kl > stats.noise)[: self._count]
-        return np.where(changed, stats.kl[: self._count], np.nan)
+        changed = adjusted <= self.levels.get(window, self._level_of_run)
+        changed |= self.obvious(noise, stats)[: self._count]
+        return np.where(changed & (stats.kl > stats.noise)[: self._count], stats.kl[: self._count], np.nan)

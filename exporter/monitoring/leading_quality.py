@@ -130,22 +130,12 @@ def _judged(
     for name, estimate, number, can_end in found:
         if estimate:
             enough = basis == "estimated" or number >= ENOUGH
-            excess = _excess(kind, estimate, limit) if enough and not is_over else 0.0
+            end = limit - estimate.upper if kind == "accuracy" else estimate.lower - limit  # of the whole interval
+            excess = end / limit if enough and not is_over and end > 0 and limit > 0 else 0.0
             yield Leading(basis, name, estimate, number, limit, excess)
-            is_over = is_over or (enough and can_end and _is_within(kind, estimate, limit))
+            is_within = estimate.lower >= limit if kind == "accuracy" else estimate.upper <= limit
+            is_over = is_over or (enough and can_end and is_within)
 
 
 def _labelled_share(window: WindowQuality) -> float:
-    known = window.labelled + window.unlabelled
-    return window.labelled / known if known else 0.0
-
-
-def _excess(kind: Kind, estimate: IntervalEstimate, limit: float) -> float:
-    """Return how far the whole interval is beyond a threshold, relative to it; 0 when it is not."""
-    end = limit - estimate.upper if kind == "accuracy" else estimate.lower - limit
-    return end / limit if end > 0 and limit > 0 else 0.0
-
-
-def _is_within(kind: Kind, estimate: IntervalEstimate, limit: float) -> bool:
-    """Return whether the whole interval is within a threshold."""
-    return estimate.lower >= limit if kind == "accuracy" else estimate.upper <= limit
+    return window.labelled / max(window.labelled + window.unlabelled, 1.0)

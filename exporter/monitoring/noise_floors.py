@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from exporter.profiles.correlation import Copula
-from exporter.profiles.profile import Blocks, CorrelationScores, Profile
+from exporter.profiles.profile import Profile
 from exporter.stats.dependence import SIZES, LiveDependence, NoiseRatio
 from exporter.stats.divergence import Floats, Reference
 from exporter.stats.multiple_tests import tail_probability, tail_ratio, tail_shape
@@ -66,15 +66,15 @@ class NoiseFloors:
         rows = NoiseRatio.of_independent_values(1)
         if blocks := profile.blocks:
             ratio = blocks.noise_ratio(names, reference)
-            inflation = _inflation(blocks, names)
+            sizes = np.array(blocks.sizes, dtype=np.float64)
+            known = [blocks.targets.get(name) for name in names]
+            effective = np.array([scores.effective if scores and scores.dependent else sizes for scores in known])
+            inflation = NoiseRatio(sizes, sizes / np.clip(effective.reshape(len(names), len(sizes)), 1.0, sizes))
             if copula and profile.correlation and blocks.correlation and blocks.correlation.dependent:
-                rows = _rows_ratio(blocks.correlation, copula, len(profile.correlation.features))
+                sizes = np.array(blocks.correlation.sizes, dtype=np.float64)
+                floor = copula.noise(sizes, len(profile.correlation.features))
+                rows = NoiseRatio(sizes, np.fmax(np.array(blocks.correlation.quantiles) / floor, 1.0)[None])
         return cls(reference, ratio, inflation, rows, np.ones(len(names)))
-
-    @property
-    def independent(self) -> list[int]:
-        """Indices of the targets that are not known to depend on each other."""
-        return [index for index, ratio in enumerate(self.ratio.ratio) if not (ratio > 1).any()]
 
     def with_live(
         self, live: Mapping[int, LiveDependence], dispersion: Mapping[int, float] = MappingProxyType({})
@@ -148,19 +148,6 @@ class NoiseFloors:
     def effective(self, observed: Floats) -> Floats:
         """Return how many independent values tell as much as ``observed`` values, shape ``(T,)``."""
         return observed / self.inflation.at(observed)
-
-
-def _inflation(blocks: Blocks, names: Sequence[str]) -> NoiseRatio:
-    sizes = np.array(blocks.sizes, dtype=np.float64)
-    known = [blocks.targets.get(name) for name in names]
-    effective = np.array([scores.effective if scores and scores.dependent else sizes for scores in known])
-    return NoiseRatio(sizes, sizes / np.clip(effective.reshape(len(names), len(sizes)), 1.0, sizes))
-
-
-def _rows_ratio(scores: CorrelationScores, copula: Copula, features: int) -> NoiseRatio:
-    sizes = np.array(scores.sizes, dtype=np.float64)
-    ratio = np.array(scores.quantiles) / copula.noise(sizes, features)
-    return NoiseRatio(sizes, np.fmax(ratio, 1.0)[None])
 
 
 def _replace(known: NoiseRatio, live: Mapping[int, Floats]) -> NoiseRatio:

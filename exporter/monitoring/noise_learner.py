@@ -21,17 +21,18 @@ import numpy as np
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import thresholds
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.noise_floors import UNKNOWN_RATIO
+from exporter.monitoring.noise_floors import LEAST_VALUES, UNKNOWN_RATIO
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Task
 from exporter.stats.dependence import MIN_SUB_WINDOWS, LiveDependence, live_dispersion, measure_dependence
-from exporter.stats.divergence import Floats
+from exporter.stats.divergence import Floats, Reference
 
 log = logging.getLogger(__name__)
 
 SECONDS = 60.0
 _LATEST = 5  # sub-windows in which a change that is no dispersion may have begun
 _MOST_DRIFT = 0.1
+_GROWS = 2.0  # more than the dispersion of four times as many values does if it is nearly that of any number
 _KEPT = 24.0
 """Lengths of the longest window for which dependence is kept after its last proof: weak one is proven now and then."""
 _BUSY_SHARE = 0.05
@@ -101,9 +102,9 @@ class NoiseLearner(Task):
         learned.at = now
         candidates = {
             index: dependence
-            for index in binner.profile_noise.independent
+            for index, (bins, ratio) in enumerate(zip(binner.ranges, binner.profile_noise.ratio.ratio, strict=True))
+            if not (ratio > 1).any()  # independent as far as training shows
             if now - learned.since.get(index, now) < 2 * seconds or learned.drifted[index] <= _MOST_DRIFT
-            for bins in (binner.ranges[index],)
             if (dependence := measure_dependence(monitor.history(now, bins), binner.reference.probability[bins]))
         }
         explained = binner.profile_noise.with_live(candidates).training(windows[longest].observations)
@@ -122,10 +123,20 @@ class NoiseLearner(Task):
         monitor.noise = binner.profile_noise.with_live(learned.live, dispersion)
 
     def _disperse(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> float | None:
-        """Return the dispersion of live values over 4 and 16 sub-windows, without the latest."""
-        counts = monitor.history(now, binner.ranges[index])[:-_LATEST]
+        """Return the dispersion of live values over 4 and 16 sub-windows, without the latest; None if not known yet.
+
+        It is at least that of hours where it grows with the number of values, or where these differ from training as
+        few independent values do.
+        """
+        bins = binner.ranges[index]
+        counts = monitor.history(now, bins)[:-_LATEST]
         counts = counts[counts.sum(axis=1) > 0]
         if len(counts) < MIN_SUB_WINDOWS:
             return None
-        found = live_dispersion(counts, (4, 16), binner.numeric[index] is not None)[:, 0].max()
-        return max(float(found), min(float(monitor.dispersion[index]), UNKNOWN_RATIO))  # rare events need a day
+        of_hours = float(monitor.dispersion[index])  # infinite until a day is known
+        (small, of_small), (large, of_large) = live_dispersion(counts, (4, 16), binner.numeric[index] is not None)
+        training = Reference.from_counts(binner.training[bins], [len(counts[0])])
+        is_few = 2 * LEAST_VALUES * training.kl_divergence(counts.sum(axis=0))[0] > training.degrees[0]
+        if is_few or (large > UNKNOWN_RATIO and of_large > _GROWS * of_small):
+            return max(small, large, of_hours) if math.isfinite(of_hours) else None
+        return float(max(small, large, min(of_hours, UNKNOWN_RATIO)))  # rare events need a day

@@ -437,7 +437,9 @@ class Quality:
             replaced = [label.replaced for label in of_changed]
             known = confidences[changed], expected[changed]
             earlier, before = self._rows(of_changed, replaced, numbers[changed], *known)
-            is_held = np.array([self._holds(label) for label in of_changed])
+            # Do the windows hold the label that is replaced? If not, they keep what they have.
+            received = np.array([label.first_received for label in of_changed])
+            is_held = (received >= self.since) | ((-math.inf < received) & (received <= self.until))
             is_held |= np.isnan(earlier)  # such a label counted nowhere
             rows[changed] = np.where(is_held[:, None], rows[changed] - before, 0.0)
             new[changed] &= np.isnan(earlier)
@@ -475,10 +477,6 @@ class Quality:
         pairs = zip(actual, numbers & ~np.isnan(errors), strict=True)
         sizes = _column(abs(float(one)) if is_used else 0.0 for one, is_used in pairs)
         return errors, sums_of_labels(errors, sizes, numbers, *known)
-
-    def _holds(self, label: LabelledPrediction) -> bool:
-        """Return whether the windows hold the label that another one replaces; if not, they keep what they have."""
-        return label.first_received >= self.since or -math.inf < label.first_received <= self.until
 
     def read(self, now: float) -> dict[str, WindowQuality]:
         """Return the quality in each window that holds anything; nothing if no window holds a label."""

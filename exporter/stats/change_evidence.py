@@ -136,17 +136,14 @@ class ChangeEvidence:
 
     def read(self, state: Floats) -> Floats:
         """Return the evidence in nats, at least 0, shape ``(F,)``; NaN before the first values."""
-        total = self._total(state)
+        shapes, bins = self._views(state)
+        of_bins = np.add.reduceat(np.einsum("ij,ij->j", self._bin_weight, bins), self._starts)
+        total = np.einsum("ij,ij->j", self._weight, shapes) + of_bins
         with np.errstate(divide="ignore"):
             return np.where(total > 0, np.maximum(np.log(total), 0.0), np.nan)
 
     def _views(self, state: Floats) -> tuple[Floats, Floats]:
         return state[: self._split].reshape(len(self._ratios), -1), state[self._split :].reshape(self._inside.shape)
-
-    def _total(self, state: Floats) -> Floats:
-        shapes, bins = self._views(state)
-        of_bins = np.add.reduceat(np.einsum("ij,ij->j", self._bin_weight, bins), self._starts)
-        return np.asarray(np.einsum("ij,ij->j", self._weight, shapes) + of_bins)
 
 
 def rank_scores(reference: Reference) -> Floats:

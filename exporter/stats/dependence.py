@@ -241,6 +241,7 @@ _DISPERSION_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exc
 _LEAST_VARIANCE = 1e-9
 _DOUBLINGS = 3
 _TRAINING_BLOCKS = 10  # of the largest size, see `block_sizes`
+_USUAL_GROWTH = 0.4  # a logarithm: of the dispersion in four doublings, with a correlation of 0.9
 _MOST_GROWTH = 1.5  # of the dispersion from one size to its double, as of a correlation that falls with √lag or slower
 
 
@@ -328,12 +329,17 @@ def extrapolated(dispersion: Floats) -> Floats:
     """Return the dispersion of features by those of blocks of training rows, shape ``(T,)``.
 
     It is the largest of all sizes, each extrapolated by the `growth` of the largest three to `_DOUBLINGS` beyond the
-    last: memory may be longer than blocks. The growth of one feature in the largest five counts if it is larger. A
-    dispersion below those of the other features, by no more than blocks of the largest size may differ, is raised
-    towards their mean (James and Stein 1961): it may have been measured in rows that happened to vary little.
+    last: memory may be longer than blocks. The growth of one feature in the largest five counts if it is larger: less
+    its standard error or, if it exceeds that of the other features by more than that, plus its error: a long memory
+    that is taken for a shorter one would be called drift again and again. A dispersion below those of the other
+    features, by no more than blocks of the largest size may differ, is raised towards their mean (James and Stein
+    1961): it may have been measured in rows that happened to vary little.
     """
-    own = np.array([growth(feature[None, -5:], _TRAINING_BLOCKS) for feature in dispersion])
-    grown = np.minimum(np.maximum(own, growth(dispersion[:, -3:], _TRAINING_BLOCKS)), _MOST_GROWTH)[:, None]
+    dependent, logs = (dispersion[:, :, 0] > 1).any(axis=1), np.log(np.maximum(dispersion[:, -5:, 1], _LEAST_VARIANCE))
+    own, error = dependent * (logs[:, -1:] - logs[:, :1]).sum(axis=1), math.sqrt(2 / _TRAINING_BLOCKS)
+    others = (_USUAL_GROWTH + own.sum() - own) / np.maximum(dependent.sum(), 1)
+    own = dependent * np.exp((own + np.where(own > others + error, error, -error)) / max(logs.shape[1] - 1, 1))
+    grown = np.clip(np.maximum(own, growth(dispersion[:, -3:], _TRAINING_BLOCKS)), 1.0, _MOST_GROWTH)[:, None]
     doublings = np.arange(dispersion.shape[1])[::-1] + _DOUBLINGS
     found: Floats = (dispersion[:, :, 0] * grown**doublings).max(axis=1, initial=1.0)
     logs = np.log(found[found > 1])
@@ -437,7 +443,8 @@ def _compare_neighbours(counts: Floats, group: int, share: Floats, smoothed: Flo
     effective_degrees = max(min(_effective_degrees(differences, squares, median, 2 * group), degrees), 1.0)
     mean = median / _chi2_quantile(effective_degrees, 0.0) * effective_degrees
     independent = 6 * group * len(counts) / (4 * group**2 + 5)  # differences with the same information (Howe)
-    known = effective_degrees * independent / _median_error(effective_degrees) ** 2
+    # The error of a mean that follows from the median is √(π/2)/(1 − 2/(9ν)) times as large as that of the mean itself.
+    known = effective_degrees * independent * (1 - 2 / (9 * effective_degrees)) ** 2 / (math.pi / 2)
     excess = max(float((share / smoothed**2).sum()) - degrees**2, 0.0) / observed  # of rare values
     error = math.sqrt((2 * degrees + excess) / independent)
     ends = 2 * (2 * group - 1)  # differences that have an end of a fault
@@ -470,11 +477,6 @@ def _chi2_quantile(degrees: float, z: float) -> float:
     """Return the quantile of χ² at that of the normal distribution, for any degrees (Wilson and Hilferty 1931)."""
     part = 2 / (9 * degrees)
     return float(degrees * (1 - part + z * np.sqrt(part)) ** 3)
-
-
-def _median_error(degrees: float) -> float:
-    """Return the standard error of a mean that follows from the median, relative to that of the mean itself."""
-    return math.sqrt(math.pi / 2) / (1 - 2 / (9 * degrees))
 
 
 def _f_quantile(degrees: float, known: float) -> float:

@@ -76,6 +76,14 @@ def test_dependent_values_no_longer_raise_false_alarms() -> None:
     assert stats.kl[0] > max(0.3, stats.noise[0])
 
 
+def test_long_sessions_leave_it_unknown_how_much_values_depend_on_each_other() -> None:
+    """A version whose training rows show nothing waits; independent values are known after an hour."""
+    for values, known in ((np.repeat(independent(8, rate=2), 15, axis=0), False), (independent(60), True)):
+        live = Live()
+        live.feed(values)
+        assert np.isfinite(live.monitor.noise.doubt[0]) == known
+
+
 def test_a_change_of_independent_values_is_not_learned() -> None:
     """Neither one after healthy hours, nor one from the beginning, nor a slow one."""
     live = Live()

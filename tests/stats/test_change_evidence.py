@@ -258,7 +258,7 @@ def test_the_dispersion_is_that_of_the_mean_of_many_values(phis: list[float], ro
         total = np.bincount(places, minlength=24).astype(float)
         found.append(measure_dispersion(blocks_of(places, sizes), total, ordered=True))
     dispersion = extrapolated(np.array(found))
-    assert np.median(dispersion) == pytest.approx(expected, rel=0.35)
+    assert np.median(dispersion) == pytest.approx(expected, rel=0.4)
     assert dispersion.min() > 0.6 * expected
 
 
