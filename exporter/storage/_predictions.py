@@ -191,8 +191,11 @@ _find_block = db.CompiledStatement(sa.select(inputs.c.data).where(inputs.c.id ==
 def insert_predictions(connection: sa.Connection, group: Sequence[Rows]) -> None:
     """Insert rows whose inputs are stored."""
     for rows in group:
-        flat = db.FlatRows("predictions", SHARED, rows.shared, PER_ROW, rows.values)
-        db.backend(connection).insert_rows(connection, flat)
+        names, values = PER_ROW, rows.values
+        if not any(values[_ALIAS::_WIDTH]):  # usually: one column less to bind
+            names, values = PER_ROW[:_ALIAS], values.copy()
+            del values[_ALIAS::_WIDTH]
+        db.backend(connection).insert_rows(connection, db.FlatRows("predictions", SHARED, rows.shared, names, values))
 
 
 def prediction_rows(batch: Batch) -> Rows:

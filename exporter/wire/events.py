@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
@@ -192,9 +193,8 @@ def check_names(events: Sequence[msgspec.Struct], names: Sequence[str] = ("id", 
     EventError
         At the first one.
     """
-    for event in events:
-        for name in names:
-            value = getattr(event, name)
+    for name in names:
+        for value in map(attrgetter(name), events):
             if value and not value.isprintable() and _CONTROL.search(value):
                 detail = f"expected no control characters, got {json.dumps(value[:60])}"
                 raise EventError(f"/{name}", detail, "wrong_type")
