@@ -236,12 +236,11 @@ class Monitor:
         ExporterError
             When the label is not on disk: the exporter is unavailable or busy, or refused it.
         """
-        moment = None if time is None else encoding.rfc3339(time)
         document = {
             "prediction_id": prediction_id,
             "model": self._model,
             "label": encoding.unwrap_single(label),
-            "time": moment,
+            "time": None if time is None else encoding.rfc3339(time),
         }
         return self._transport.store("label", "/v1/labels", encoding.encode_document(document))
 

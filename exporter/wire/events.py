@@ -209,7 +209,7 @@ def check_times(events: Iterable[Any]) -> None:
         At the first one whose year is not from `FIRST_YEAR` to `LAST_YEAR`.
     """
     for event in events:
-        time: datetime | None = event.time
+        time: datetime | None = getattr(event, "time", None)
         if time is not None and not FIRST_YEAR <= time.year <= LAST_YEAR:
             detail = f"expected a year from {FIRST_YEAR} to {LAST_YEAR}, got {preview(time.isoformat())}"
             raise EventError("/time", detail, "out_of_range")
@@ -428,7 +428,6 @@ class Decoder(Generic[_Event]):
         self._names = [name for name in ("id", "prediction_id", "version", "alias") if name in kind.__struct_fields__]
         strict = kind.__struct_config__.forbid_unknown_fields
         self._similar = {form: name for name in kind.__struct_fields__ for form in _spellings(name)} if strict else {}
-        self._has_time = "time" in kind.__struct_fields__
         self._has_label = "label" in kind.__struct_fields__
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
@@ -487,8 +486,7 @@ class Decoder(Generic[_Event]):
                 if len(view) > LARGE_EVENT:
                     check_size(bytes(view), "/inputs")
         check_names(events, self._names)
-        if self._has_time:
-            check_times(events)
+        check_times(events)
         self._check(events)
 
     def _decode_one_by_one(self, body: bytes, lines: bool) -> Decoded[_Event]:
