@@ -148,7 +148,8 @@ def properties(folder: Path, text: str) -> str:
 
 
 def ready(consumer: Consuming) -> str:
-    """What a consumer says about itself."""
+    """What a consumer says about itself, once it does."""
+    assert eventually(consumer.samples)
     return ask(f"http://127.0.0.1:{consumer.web}/-/ready").text
 
 
@@ -271,13 +272,14 @@ def test_brokers_that_are_killed(tmp_path: Path, brokers: Brokers, taken: Taken)
 
 
 def test_dead_letters_that_cannot_be_written(tmp_path: Path, brokers: Brokers) -> None:
-    """They are once the right is given, and once enough brokers are there; each once."""
+    """They are once the right is given, and once enough brokers are there."""
     create(brokers, "letters")
     create(brokers, "letters.dead", **{"min.insync.replicas": "3"})
     write = allow(ResourceType.TOPIC, "letters.dead", AclOperation.WRITE)
     read = [allow(kind, "letters", AclOperation.READ) for kind in (ResourceType.TOPIC, ResourceType.GROUP)]
     brokers.wait(brokers.admin.create_acls(read))
-    flags = ["--topic=letters", "--group=letters", "--dead-letter-topic=letters.dead", properties(tmp_path, READER)]
+    flags = ["--topic=letters", "--group=letters", "--dead-letter-topic=letters.dead"]
+    flags.append(properties(tmp_path, READER + _SESSION))
     messages = [prediction(number, **({} if number % 10 else {"confidence": 7})) for number in range(300)]
     brokers.produce("letters", messages)
     write_config(tmp_path)
@@ -285,20 +287,20 @@ def test_dead_letters_that_cannot_be_written(tmp_path: Path, brokers: Brokers) -
         eventually(lambda: "letters.dead: " in ready(consumer) and "the right to write to it" in ready(consumer))
         brokers.wait(brokers.admin.create_acls([write]))
         eventually(lambda: consumer.count("letters", "dead_letter") == 30, 60)
+        eventually(lambda: brokers.committed("letters", "letters") == 300)
         brokers.kill(2)
         brokers.produce("letters", messages)
         eventually(lambda: "no broker takes messages, or too few do" in ready(consumer))
         brokers.start(2)
-        eventually(lambda: consumer.count("letters", "dead_letter") == 60, 60)
+        brokers.wait_until_ready()
+        eventually(lambda: consumer.count("letters", "dead_letter") >= 60, 60)
         revoke(brokers, write)
         brokers.produce("letters", [b"junk"])
         eventually(lambda: "the right to write to it" in ready(consumer))
         assert consumer.stop() == 0
-        assert (
-            exporter.samples("model_requests_total")['model_requests_total{model="credit",version="kafka",code="200"}']
-            == 540
-        )
-    assert brokers.ends("letters.dead") == 60
+        counted = exporter.samples("model_requests_total")
+        assert 540 <= counted['model_requests_total{model="credit",version="kafka",code="200"}'] <= 540 + TWICE
+    assert 60 <= brokers.ends("letters.dead") <= 90  # the broker that is killed may coordinate the group
 
 
 def test_transactions(tmp_path: Path, brokers: Brokers, taken: Taken) -> None:
