@@ -152,12 +152,12 @@ def truths(folder: Path, name: str, sent: dict[str, list[Any]], now: float) -> l
     found = [
         Figure("model-overview/6/A", "requests a second", minute.sum() / 60, 0.1, True),
         Figure("model-overview/7/A", "share of errors, 1 min", failed[minute].mean(), 0.35, True),
-        Figure("model-overview/20/AB", "share of successes", served.mean(), COUNTED),
+        Figure("model-overview/20/BC", "share of successes", served.mean(), COUNTED),
         Figure("model-system/2/A500", "errors a second", failed[minute].sum() / 60, 0.35, True),
         *(Figure(f"model-system/5/{ref}", f"latency p{q}", float(np.quantile(duration, q / 100)), BUCKETS)
           for ref, q in zip("ABC", (50, 95, 99), strict=True)),
         Figure("model-overview/12/A", "predictions an hour", total, COUNTED),
-        Figure("model-overview/20/JK", "share corrected", wrong / sure.sum(), 0.1),
+        Figure("model-overview/20/MN", "share corrected", wrong / sure.sum(), 0.1),
         Figure("model-business/6/A", "accepted", accepted, COUNTED),
         Figure("model-business/6/B", "corrected", corrected, COUNTED),
         Figure("model-business/1/A", "funnel: all", total, COUNTED),
@@ -174,12 +174,15 @@ def truths(folder: Path, name: str, sent: dict[str, list[Any]], now: float) -> l
         Figure("model-quality/4/B", "without a label", float((served & ~labelled).sum()), COUNTED),
     ]
     right = labels == predictions if name != "prices" else np.abs(labels - predictions)
-    refs, panel = ("KL", "PQ") if name == "prices" else ("AB", "MN")
+    refs, panel = ("KL", "RS") if name == "prices" else ("AB", "PQ")
     found.append(Figure(f"model-quality/2/{refs[0]}", "measured quality", right[labelled].mean(), EXACT))
     found.append(Figure(f"model-overview/20/{panel}", "measured quality", right[labelled].mean(), EXACT))
     found.append(Figure("home/Error" if name == "prices" else "home/Accuracy", "quality", right[labelled].mean(), 0.01))
     if name == "bare":
         return found
+    if name == "prices":
+        bias = float((predictions - labels)[labelled].mean())
+        found += [Figure(where, "bias", bias, EXACT) for where in ("model-quality/6/B", "model-overview/20/JK")]
     amounts = [value for value, lost in zip(sent["amount"], failed, strict=True) if not lost]
     known = np.array([value for value in amounts if value is not None])
     score = divergence(folder, name, amounts)
@@ -193,7 +196,7 @@ def truths(folder: Path, name: str, sent: dict[str, list[Any]], now: float) -> l
     if name == "loans":
         share = sure.sum() / total
         found += [Figure("home/KL", "divergence", score, 0.01), Figure("home/Confident, 1h", "confident", share, 0.01)]
-        found += [Figure("model-overview/20/GH", "confident", share, COUNTED)]
+        found += [Figure("model-overview/20/HI", "confident", share, COUNTED)]
     return found
 
 
@@ -205,7 +208,7 @@ def shown(prometheus: str, page: str, model: str, where: str, at: float) -> floa
         value = float(cell[1].rpartition("–")[2].replace(",", "")) if cell and cell[1] != "–" else math.nan
         return value / 100 if cell and cell[2] else value
     uid, number, refs = where.split("/")
-    chosen, code = Chosen(model=model, version="1", feature="amount", window="1h"), refs.lstrip("ABCDEFGHIJKLMNOPQ")
+    chosen, code = Chosen(model=model, version="1", feature="amount", window="1h"), refs.lstrip("ABCDEFGHIJKLMNOPQRS")
     (panel,) = (one for one in EVERY[uid] if one["id"] == int(number))
     for target in targets(panel):
         if target["refId"] in refs:
