@@ -67,11 +67,11 @@ def alert_rows(selector: str, by: str) -> str:
         Other labels to keep.
     """
     seconds = f'time() - ALERTS_FOR_STATE{{layer!="",severity!="none",{selector}}} and ignoring (alertstate) ALERTS'
-    rows = f'label_join({seconds}{{alertstate="firing"}}, "kind", " ", "severity", "model")'
-    # Those of exporters and hosts, which concern every model, are below the model's own.
-    ranks = {"info .*": "2", "warning ": "3.5", "warning .+": "4", "critical ": "5.5", "critical .+": "6"}
-    for kind, rank in ranks.items():
-        rows = f'label_replace({rows}, "rank", "{rank}", "kind", "{kind}")'
+    rows = f'label_join({seconds}{{alertstate="firing"}}, "kind", " ", "severity", "layer", "model")'
+    # Inputs come before what follows from them, and exporters and hosts, which concern every model, last.
+    for name, severity in (("2", "info"), ("4", "warning"), ("6", "critical")):
+        for kind, part in ((".* .+", 5), ("data .+", 7), (".* ", 3)):
+            rows = f'label_replace({rows}, "rank", "{name}.{part}", "kind", "{severity} {kind}")'
     pending = f'{seconds}{{alertstate="pending",severity!="info"}}'
     rows = f'{rows} or label_replace({pending}, "rank", "3", "", "")'
     rows = f'label_join({rows}, "of", " ", "feature", "instance", "path", "reason")'
@@ -476,10 +476,10 @@ def build_dashboard(
 
 
 _STATES = {
-    **dict.fromkeys(("6", "5.5"), ("critical", p.CRITICAL)),
-    **dict.fromkeys(("4", "3.5"), ("warning", p.WARNING)),
+    **dict.fromkeys(("6.7", "6.5", "6.3"), ("critical", p.CRITICAL)),
+    **dict.fromkeys(("4.7", "4.5", "4.3"), ("warning", p.WARNING)),
+    **dict.fromkeys(("2.7", "2.5", "2.3"), ("info", p.INFO)),
     "3": ("pending", p.INFO),
-    "2": ("info", p.INFO),
     "0": ("OK", p.OK),
 }
 _COLUMNS = {
@@ -491,6 +491,8 @@ _COLUMNS = {
     "layer": "Layer",
     "Value": "For",
 }
+_SHORT = p.setting("mappings", [{"type": "regex", "options": {"pattern": "/^Model(.+)$/", "result": {"text": "$1"}}}])
+"""Of names of alerts, whose links have all of the name."""
 _NO_NUMBER = {"type": "special", "options": {"match": "nan", "result": {"text": " "}}}
 _VERSION = "__data.fields.Version"
 
@@ -500,10 +502,7 @@ def alerts_of_all() -> models.Panel:
     runbook, or a model to open Overview.
     """
     model = dashboard_link("model-overview", "Overview", model="__value.raw", version=_VERSION)
-    return _alerts(
-        "",
-        [p.for_field("Model", p.linked(model), noValue=" ", unit=p.TEXT, minWidth=110)],
-    )
+    return _alerts("", [p.for_field("Model", p.linked(model), noValue=" ", unit=p.TEXT, minWidth=110)])
 
 
 def alerts_of_model() -> models.Panel:
@@ -522,7 +521,7 @@ def alerts_of_model() -> models.Panel:
 
 def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
     rows = alert_rows(selector, "model, version, layer")
-    none = f'label_replace(NaN * group({EVALUATED}), "rank", "0", "", "") unless on () ({rows})'
+    none = f'label_replace(NaN * group({EVALUATED}), "rank", "0", "", "") unless on () ({alert_states(selector)})'
     runbook = p.linked(p.Link("Runbook", f"{EXPORTER}/runbooks/${{__value.raw}}", outside=True))
     return p.table(
         "Alerts",
@@ -539,11 +538,11 @@ def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
         ],
         overrides=[
             p.for_field("State", *p.state_cell(_STATES), width=76),
-            p.for_field("Alert", runbook, noValue=" ", unit=p.TEXT, width=192),
+            p.for_field("Alert", runbook, _SHORT, noValue=" ", unit=p.TEXT, width=158),
             p.for_field("Of", noValue=" ", unit=p.TEXT, minWidth=110),
             # An alert without a version is one of all versions; the links have the text of the cell.
-            p.for_field("Version", noValue="All", unit=p.TEXT, width=76),
-            p.for_field("Layer", noValue=" ", unit=p.TEXT, width=80),
+            p.for_field("Version", noValue="All", unit=p.TEXT, width=72),
+            p.for_field("Layer", noValue=" ", unit=p.TEXT, width=74),
             p.for_field("For", p.setting("mappings", [_NO_NUMBER]), width=76, decimals=0),
             *overrides,
         ],
@@ -573,6 +572,7 @@ def alerts_over_time(
     longest = f"topk(10, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
     joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
     named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
+    named = f'label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(?:Feature)?(.+)")'
 
     def alerts() -> models.Panel:
         """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are
@@ -583,7 +583,7 @@ def alerts_over_time(
             # Shows that there is no alert; without this row, Grafana would report missing data.
             p.Query(state(selector, monitored), "worst"),
             p.Query(
-                f'max by (alertname, alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
+                f"max by (alertname, alert, of) ({named})",
                 "{{alert}} {{of}}",
             ),
             names=p.STATES,

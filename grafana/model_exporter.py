@@ -25,9 +25,6 @@ def size() -> Panel:
     )
 
 
-_UP = 'up{job="model-exporter",' + INSTANCE + "}"
-
-
 def dashboard() -> Dashboard:
     """Return the dashboard Exporter."""
     return layout.build_dashboard(
@@ -58,7 +55,7 @@ def _health(title: str, expr: str, legend: str) -> Panel:
 
 def up() -> Panel:
     """Whether Prometheus can scrape each exporter. A gap means that it was not a target."""
-    return _health("Scraped", _UP, "{{instance}}")
+    return _health("Scraped", f'up{{job="model-exporter",{INSTANCE}}}', "{{instance}}")
 
 
 def collectors() -> Panel:

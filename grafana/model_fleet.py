@@ -30,12 +30,14 @@ def states(selector: str = "") -> str:
 def _worst_alert() -> str:
     """Return the seconds since the worst alert of each model became true, with a label that names it and its feature.
 
-    Of equal alerts, the one that has been true for longest counts: its seconds are added as a fraction.
+    Of equal alerts, those of inputs come first, whatever follows from them, and then the one that has been true for
+    longest: its seconds are added as a fraction.
     """
     since = 'time() - ALERTS_FOR_STATE{layer!="",model!=""}'
     down = '5 * ALERTS{alertname="ModelExporterDown",alertstate="firing",model!=""}'
-    ranked = f"({alert_states(_OF_MODELS)} or {down}) + ignoring (alertstate) group_left () ({since}) / 10000000000"
-    worst = f"topk by (model) (1, {ranked}) % 1 * 10000000000"
+    inputs, every = (f"({alert_states(selector)})" for selector in (f'layer="data",{_OF_MODELS}', _OF_MODELS))
+    ranked = f"(0.5 + {inputs} or {every} or {down}) + ignoring (alertstate) group_left () ({since}) / 10000000000"
+    worst = f"topk by (model) (1, {ranked}) % 0.5 * 10000000000"
     named = f'label_replace({worst}, "alert", "$1", "alertname", "(?:Model)?(.+)")'
     named = f'label_join({named}, "cause", ": ", "alert", "feature")'
     return f'max by (model, cause) (label_replace({named}, "cause", "$1", "cause", "(.+): "))'
@@ -47,8 +49,8 @@ def _worst_feature() -> str:
     limit = "model_feature:threshold:ModelFeatureDrift"
     score = f"max by (model, feature) ({worst} * on (model, feature) group_left () {limit} > 0.000001)"
     text = p.as_label(score, "drift", p.HUNDREDTHS, "model, feature")
-    beyond = f'label_replace({text} and on (model) {worst} > 1, "drift", "$1 !", "drift", "(.+)")'
-    named = f'label_join({beyond} or on (model) {text}, "feature", " ", "feature", "drift")'
+    beyond = f'label_replace({text} and on (model) {worst} > 1, "feature", "$1 !", "feature", "(.+)")'
+    named = f'label_join({beyond} or on (model) {text}, "feature", " ", "drift", "feature")'
     return f"max by (model, feature) ({named})"
 
 
@@ -80,6 +82,7 @@ def _quality() -> str:
 
 def _values() -> list[str]:
     """Return the values of the models that an exporter monitors; those of the others are not of now."""
+    bias = f"max by (model) ({layout.bias()} and topk by (model) (1, abs({layout.bias()})))"
     values = (
         p.marked(
             "max by (model) (model_version:request_error_ratio:rate1m)",
@@ -103,7 +106,8 @@ def _values() -> list[str]:
             "confident",
             p.TENTHS_PERCENT,
             "!",
-        ),
+        )
+        + f" or on (model) {p.as_label(bias, 'confident', p.BIAS)}",
         p.marked(
             _known(_share("corrections", "confident_predictions"), "model_feedback_total"),
             "> on (model) model:threshold:ModelCorrectionRatioHigh"
@@ -119,10 +123,10 @@ def _values() -> list[str]:
 
 def models() -> Panel:
     """The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, confident
-    and corrected those of the last hour; the feature is the one furthest above its threshold, with its score; the
-    accuracy, or the mean absolute error of a regression and its limit, is measured in the shortest window with 20
-    labels, else estimated, else that of a reviewed sample. Orange and red: beyond the threshold. –: not known. Click a
-    model to open Overview.
+    and corrected those of the last hour, and a regression has its bias; the feature is the one furthest above its
+    threshold, with its score; the accuracy, or the mean absolute error of a regression and its limit, is measured in
+    the shortest window with 20 labels, else estimated, else that of a reviewed sample. Orange and red: beyond the
+    threshold. –: not known. Click a model to open Overview.
     """
     names = {
         "Value #A": "State",

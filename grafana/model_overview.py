@@ -43,7 +43,7 @@ def numbers() -> Panel:
                 colour=p.WARNING,
                 place="$confidence",
             ),
-            _Number("Bias", f"{bias} and topk(1, abs({bias}))", "> Inf", p.COUNT),
+            _Number("Bias", f"{bias} and topk(1, abs({bias}))", "", p.COUNT),
         ],
         [
             _Number(
@@ -60,7 +60,7 @@ def numbers() -> Panel:
 
 
 class _Number(NamedTuple):
-    """A large number, in a colour while ``beyond`` leaves a result of it."""
+    """A large number, in a colour while ``beyond`` leaves a result of it; empty, if it has no threshold."""
 
     name: str
     value: str
@@ -80,7 +80,8 @@ def _numbers(*places: Sequence[_Number]) -> Panel:
         coloured = [(shown[0].place or shown[0].name, f"vector(NaN) unless on () ({known})", p.GREY, shown[0])]
         for one in shown:
             bad = f"(({one.value}) {one.beyond})"
-            coloured += [(one.name, f"({one.value}) unless {bad}", "text", one), (one.name, bad, one.colour, one)]
+            coloured.append((one.name, f"({one.value}) unless {bad}" if one.beyond else one.value, "text", one))
+            coloured += [(one.name, bad, one.colour, one)] if one.beyond else []
         for name, expr, colour, one in coloured:
             settings = {"color": {"mode": "fixed", "fixedColor": colour}, "unit": one.unit, "decimals": one.decimals}
             overrides.append(p.for_query(len(queries), *(p.setting(*item) for item in settings.items())))

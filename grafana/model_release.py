@@ -142,7 +142,6 @@ def comparison() -> Panel:
     )
 
 
-_NO_QUALITY = "fewer than 20 labels, and no labelled rows in the profile"
 _DOTTED = p.setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]})
 
 
@@ -166,7 +165,7 @@ def quality_over_time() -> Panel:
         p.SHARE,
         *of_accuracy,
         of_numbers=_quality("mean_absolute_error", most),
-        empty=_NO_QUALITY,
+        empty="fewer than 20 labels, and no labelled rows in the profile",
         overrides=overrides,
     )
 

@@ -542,7 +542,7 @@ DEVIATIONS_CELL = Form("round({}, 0.1)", "(.+)", "$1 σ")
 MILLISECONDS = Form("round(1000 * ({}))", "(.+)", "$1 ms")
 DIGITS = Form("round({}, 0.001)", "(-?(?:[0-9]{3,}|[0-9]{2}[.][0-9]|[0-9][.][0-9]{2}|[0-9.]+)).*", "$1")
 """Three digits or more, of any unit."""
-OF_DIGITS = replace(DIGITS, text=" of $1")
+OF_DIGITS, BIAS = replace(DIGITS, text=" of $1"), replace(DIGITS, text="bias $1")
 
 
 def as_label(expr: str, label: str, form: Form, by: str = "model", mark: str = "") -> str:

@@ -157,7 +157,7 @@ def truths(folder: Path, name: str, sent: dict[str, list[Any]], now: float) -> l
         *(Figure(f"model-system/5/{ref}", f"latency p{q}", float(np.quantile(duration, q / 100)), BUCKETS)
           for ref, q in zip("ABC", (50, 95, 99), strict=True)),
         Figure("model-overview/12/A", "predictions an hour", total, COUNTED),
-        Figure("model-overview/20/MN", "share corrected", wrong / sure.sum(), 0.1),
+        Figure("model-overview/20/LM", "share corrected", wrong / sure.sum(), 0.1),
         Figure("model-business/6/A", "accepted", accepted, COUNTED),
         Figure("model-business/6/B", "corrected", corrected, COUNTED),
         Figure("model-business/1/A", "funnel: all", total, COUNTED),
@@ -174,7 +174,7 @@ def truths(folder: Path, name: str, sent: dict[str, list[Any]], now: float) -> l
         Figure("model-quality/4/B", "without a label", float((served & ~labelled).sum()), COUNTED),
     ]
     right = labels == predictions if name != "prices" else np.abs(labels - predictions)
-    refs, panel = ("KL", "RS") if name == "prices" else ("AB", "PQ")
+    refs, panel = ("KL", "QR") if name == "prices" else ("AB", "OP")
     found.append(Figure(f"model-quality/2/{refs[0]}", "measured quality", right[labelled].mean(), EXACT))
     found.append(Figure(f"model-overview/20/{panel}", "measured quality", right[labelled].mean(), EXACT))
     found.append(Figure("home/Error" if name == "prices" else "home/Accuracy", "quality", right[labelled].mean(), 0.01))
@@ -182,7 +182,7 @@ def truths(folder: Path, name: str, sent: dict[str, list[Any]], now: float) -> l
         return found
     if name == "prices":
         bias = float((predictions - labels)[labelled].mean())
-        found += [Figure(where, "bias", bias, EXACT) for where in ("model-quality/6/B", "model-overview/20/JK")]
+        found += [Figure(where, "bias", bias, EXACT) for where in ("model-quality/6/B", "model-overview/20/J")]
     amounts = [value for value, lost in zip(sent["amount"], failed, strict=True) if not lost]
     known = np.array([value for value in amounts if value is not None])
     score = divergence(folder, name, amounts)

@@ -55,8 +55,6 @@ QUIET = {
 
 UNMET = (
     '"data"',  # alerts of its layer need a longest window and a minute before
-    "mean_absolute_error",  # the recorded model is no regression
-    "_error{model=~`",  # the recorded model is no regression
     "vector(NaN) unless",  # the number is known
     "< max(model:threshold:ModelConfidentRatioLow",  # the share is not low enough
     "== 1 unless on () max by (before, after",  # one measure is worse, which is the reason
@@ -110,7 +108,7 @@ class Chosen:
 OF_CLASSES = {name: title for name, (title, _) in TITLES.items()}
 """What hidden variables write into titles, for a model that is no regression."""
 ALL_VERSIONS = Chosen(everything=frozenset({"version"}))
-REGRESSION = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION)
+REGRESSION = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, window="10m")
 
 
 def targets(panel: dict[str, Any]) -> list[dict[str, Any]]:
@@ -480,6 +478,8 @@ def test_variables_have_values(prometheus: str, uid: str) -> None:
         if variable["type"] == "query":
             values = offered(prometheus, variable, Chosen())
             assert values, variable["name"]
+            if variable["name"] in TITLES:
+                assert offered(prometheus, variable, REGRESSION) == [TITLES[variable["name"]][1]]
             if variable["name"] in {"version", "before", "after"}:
                 assert set(values) == {"2", "3", "4"}
             if "query_result" in variable["query"]["query"]:
@@ -601,11 +601,12 @@ def test_the_fleet_names_what_is_wrong(prometheus: str) -> None:
     assert re.fullmatch(r"\d+\.\d\d%( !!)?", fleet(prometheus, "C")["credit"][0]["errors"])
     assert re.fullmatch(r"\d+ ms !", fleet(prometheus, "D")["credit"][0]["latency"])
     worst = fleet(prometheus, "E")
-    assert re.fullmatch(r"age \d+\.\d\d !", worst["credit"][0]["feature"])
+    assert re.fullmatch(r"\d+\.\d\d age !", worst["credit"][0]["feature"])
     assert fleet(prometheus, "F")["credit"][0]["confident"].startswith(("79.", "80."))
     assert re.fullmatch(r"\d+\.\d\d% !!", fleet(prometheus, "G")["credit"][0]["corrected"])
     assert re.fullmatch(r"5\d\.\d%( !!)?", fleet(prometheus, "H")["credit"][0]["accuracy"])
-    for ref in "EGH":
+    assert fleet(prometheus, "H")[recorded.ODD][0]["accuracy"] == "1.5", "the error of a regression without a profile"
+    for ref in "EG":
         assert recorded.ODD not in fleet(prometheus, ref)
     assert "credit" in fleet(prometheus, "B") and recorded.ODD not in fleet(prometheus, "B")
 
@@ -637,8 +638,12 @@ EXPORTED = {
 }
 """What the exporter exports; other tests hold the page against the exporter."""
 RECORDED = {rule["record"] for layer in recorded.layers() for rule in layer}
-ERRORS = {name for name in EXPORTED | RECORDED if re.search("mean_(absolute_|squared_)?error|AccuracyLowError", name)}
-QUIET |= dict.fromkeys(ERRORS, "the recorded model is no regression")
+ERRORS = {
+    name
+    for name in EXPORTED | RECORDED
+    if re.search("(estimated|reference)_mean_absolute_error|AccuracyLowError", name)
+}
+QUIET |= dict.fromkeys(ERRORS, "the recorded regression has no profile")
 
 
 def names(expr: str) -> tuple[dict[str, set[str]], set[str]]:

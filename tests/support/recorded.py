@@ -87,7 +87,8 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
         events.append({"model": "credit", "version": "3", "inputs": {"aeg": 40.0}, "confidense": 0.9})
         events.append({"model": "nobody", "version": "1"})
     assert server.post("/v1/predictions", events).status == 202
-    labels = [{"prediction_id": f"{turn}-{number}", "label": "yes"} for number in range(10)]
+    labels: list[dict[str, Any]] = [{"prediction_id": f"{turn}-{number}", "label": "yes"} for number in range(10)]
+    labels.append({"prediction_id": f"odd-{turn}", "label": turn - 1.5})
     if turn == 0:
         labels.append({"prediction_id": "never made", "label": "yes"})
     assert server.post("/v1/labels", labels).status == 201
