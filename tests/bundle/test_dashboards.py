@@ -57,7 +57,7 @@ UNMET = (
     '"data"',  # alerts of its layer need a longest window and a minute before
     "vector(NaN) unless",  # the number is known
     "< max(model:threshold:ModelConfidentRatioLow",  # the share is not low enough
-    "== 1 unless on () max by (before, after",  # one measure is worse, which is the reason
+    "== 1) unless on () max by (before, after",  # one measure is worse, which is the reason
     "0 * group by (before, after)",  # a difference of the versions is proven
     "max by (model, version) (model_reference_estimated_accuracy{",  # all labelled rows have a confidence
     "(min(model:error_budget_remaining:ratio30d{model=~`${model:regex}`})) unless",  # an objective is missed
