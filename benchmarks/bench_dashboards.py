@@ -77,7 +77,9 @@ def multiplied(found: list[Series]) -> Iterator[tuple[Series, str]]:
             first = model in {"", MODELS[0]}
             if "bin" in one and not first:
                 continue
-            for feature in FEATURES if "feature" in one else [""]:
+            # A rule keeps one feature of each version.
+            features = FEATURES[:1] if name.endswith(":worst") else FEATURES if "feature" in one else [""]
+            for feature in features:
                 fine = name in USED and first and (wide or feature in {"", FEATURES[0]})
                 kind = "minute" if fine or name in FLEET_OVER_TIME else "last" if name in OF_FLEET else "block"
                 yield one | ({"model": model} if model else {}) | ({"feature": feature} if feature else {}), kind
