@@ -108,7 +108,7 @@ class Chosen:
 OF_CLASSES = {name: title for name, (title, _) in TITLES.items()}
 """What hidden variables write into titles, for a model that is no regression."""
 ALL_VERSIONS = Chosen(everything=frozenset({"version"}))
-REGRESSION = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION, window="10m")
+REGRESSION = Chosen(recorded.ODD, window="10m", **dict.fromkeys(("version", "before", "after"), recorded.ODD_VERSION))
 
 
 def targets(panel: dict[str, Any]) -> list[dict[str, Any]]:
