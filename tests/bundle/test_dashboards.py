@@ -55,6 +55,7 @@ QUIET = {
 
 UNMET = (
     '"data"',  # alerts of its layer need a longest window and a minute before
+    "(model_estimated_mean_absolute_error",  # the recorded regression has no profile
     "vector(NaN) unless",  # the number is known
     "< max(model:threshold:ModelConfidentRatioLow",  # the share is not low enough
     "== 1) unless on () max by (before, after",  # one measure is worse, which is the reason
