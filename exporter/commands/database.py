@@ -95,9 +95,6 @@ def restore(options: argparse.Namespace) -> int:
     return 0
 
 
-_Redacted = Mapping[str, Collection[str]]
-
-
 def redact_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add_config_file(parser, "the database, its archive and the redacted inputs")
@@ -140,7 +137,7 @@ def redact(options: argparse.Namespace) -> int:
     return 0
 
 
-def _clean(redaction: Redaction, redacted: _Redacted, kept: Collection[str], *, dry_run: bool) -> int:
+def _clean(redaction: Redaction, redacted: Mapping[str, list[str]], kept: set[str], *, dry_run: bool) -> int:
     """Clean the database, and print what was; return how many rows were stored meanwhile, and cleaned, too."""
     changed, later = redaction.clean_rows(redacted, dry_run=dry_run)
     for table, rows in changed.items():
@@ -186,7 +183,7 @@ def _remark(text: str) -> None:
 
 def forget_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    add_config_file(parser, "the database")
+    add_config_file(parser, "the database and its archive")
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument(
         "--user", dest="person", metavar="NAME", help="remove this user's feedback and the predictions that it is about"
@@ -197,7 +194,7 @@ def forget_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def forget(options: argparse.Namespace) -> int:
-    """Remove a person, or a prediction, from the database: predictions, feedback, labels, and examples of releases.
+    """Remove a person, or a prediction, from database, archive and releases: predictions, feedback, labels, examples.
 
     Exporters may keep running.
 
@@ -219,10 +216,7 @@ def forget(options: argparse.Namespace) -> int:
             print(f"{table}: {rows:,} rows {done}")
         if not options.dry_run and not redaction.purge():
             _remark("the write-ahead log may hold copies until it is written anew: the exporter is using it")
-    if configuration.store.archive is not None:
-        _remark(f"the archive {configuration.store.archive} is not changed: remove their rows from its files")
-    others = "backups, exported files, logs and the metrics in Prometheus"
-    _remark(f"{others} are not changed: they expire, or you delete them")
+    _remark("backups, exported files, logs and Prometheus' metrics are not changed: they expire, or you delete them")
     return 0
 
 

@@ -116,13 +116,13 @@ class ArchiveFiles:
         with self.explained("cannot be read"):
             return int(self.dataset().count_rows(filter=chosen))
 
-    def names(self) -> list[str]:
-        """Return the names of all files of predictions such as ``date=2026-11-27/00…1.parquet``."""
+    def names(self, *extensions: str) -> list[str]:
+        """Return the names of all files with these extensions, such as ``date=2026-11-27/00…1.parquet``."""
         from pyarrow.fs import FileSelector
 
         system, root = self._opened
         found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
-        return [info.path.removeprefix(f"{root}/") for info in found if info.extension == "parquet"]
+        return [info.path.removeprefix(f"{root}/") for info in found if info.extension in extensions]
 
     @contextmanager
     def open(self, name: str) -> Iterator[Any]:
@@ -459,7 +459,7 @@ def _write(
         with archive.explained("cannot be written"):
             # Before its first part is recorded, a database has no other files than those of this part.
             is_first = any(name.endswith(f"/{1:020}.parquet") for name in files)
-            if is_first and (others := set(archive.names()) - files.keys()):
+            if is_first and (others := set(archive.names("parquet")) - files.keys()):
                 raise another_database(f"{archive.shown}/{min(others)}")
             for name, file in files.items():
                 archive.write(name, file.content())
@@ -526,11 +526,12 @@ def _labels(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> dic
     }
 
 
-_Redacted = Mapping[str, Collection[str]]
+Change = Callable[[Any], tuple[Any, int]]
+"""Returns rows of a file, in pyarrow's form, as they are to be, and how many of them it changed."""
 
 
-def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str], *, dry_run: bool) -> tuple[int, int]:
-    """Write the files that hold redacted inputs again without these; each is replaced once the new one is complete.
+def rewrite_archive(location: str, change: Change, *, dry_run: bool) -> tuple[int, int]:
+    """Change the files of predictions and late labels; each is replaced once the new one is complete.
 
     One file, and one of its row groups as text, are in memory at a time. No command may archive meanwhile.
 
@@ -538,17 +539,15 @@ def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str
     ----------
     location
         ``store.archive``.
-    redacted
-        Names of inputs by model.
-    segmented
-        Models whose segments stay; see `exporter.storage.Redaction.clean_copies`.
+    change
+        `cleaned` or `remembered`.
     dry_run
         Whether to count only.
 
     Returns
     -------
     tuple
-        The numbers of files, and of predictions in them, that had redacted inputs.
+        The numbers of files, and of rows in them, that were changed.
 
     Raises
     ------
@@ -557,51 +556,72 @@ def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str
     """
     archive = ArchiveFiles(location)
     with archive.explained("cannot be read"):
-        names = sorted(archive.names())
-    changed = []
-    for name in names:
-        with archive.explained(f"{name} cannot be cleaned; run the command again to continue"):
-            changed.append(_redact_file(archive, name, redacted, segmented, dry_run=dry_run))
+        names = sorted(archive.names("parquet", "labels"))
+    changed = [_rewrite_file(archive, name, change, dry_run=dry_run) for name in names]
     return sum(number > 0 for number in changed), sum(changed)
 
 
-def _redact_file(
-    archive: ArchiveFiles, name: str, redacted: _Redacted, segmented: Collection[str], *, dry_run: bool
-) -> int:
-    """Return how many predictions of a file had redacted inputs."""
+def _rewrite_file(archive: ArchiveFiles, name: str, change: Change, *, dry_run: bool) -> int:
+    """Return how many rows of a file were changed."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    with archive.open(name) as file:
-        if not {"model", "inputs", "segment"}.issubset(file.schema_arrow.names):
-            raise ValueError("it has no columns model and inputs, so no exporter wrote it: move it to another folder")
+    doing = f"{name} cannot be cleaned; run the command again to continue"
+    with archive.explained(doing), archive.open(name) as file:
+        columns = [name for name in ("id", "alias", "model", "inputs", "segment") if name in file.schema_arrow.names]
+        if not {"id", "model"}.issubset(columns):
+            raise ValueError("it has no columns id and model, so no exporter wrote it: move it to another folder")
         groups = range(file.num_row_groups)
-        parts = (file.read_row_group(group, columns=["model", "inputs", "segment"]) for group in groups)
-        changed = sum(_cleaned(part, redacted, segmented)[1] for part in parts)
+        changed = sum(change(file.read_row_group(group, columns=columns))[1] for group in groups)
         if dry_run or not changed:
             return changed
         buffer = pa.BufferOutputStream()
         with ParquetWriter(buffer, file.schema_arrow, compression="zstd") as writer:
             for group in groups:
-                table = file.read_row_group(group)
-                for column, values in _cleaned(table, redacted, segmented)[0].items():
-                    index = table.schema.get_field_index(column)
-                    table = table.set_column(index, column, pa.array(values, pa.string()))
-                writer.write_table(table)
-    archive.replace(name, buffer.getvalue())
-    return changed
+                writer.write_table(change(file.read_row_group(group))[0])
+        archive.replace(name, buffer.getvalue())
+        return changed
 
 
-def _cleaned(table: Any, redacted: _Redacted, segmented: Collection[str]) -> tuple[dict[str, list[str | None]], int]:
-    """Return the columns without redacted inputs and without segments, and how many rows were changed."""
-    names = ("inputs", "segment")
-    cleaned: dict[str, list[str | None]] = {name: [] for name in names}
+def cleaned(redacted: Mapping[str, Collection[str]], segmented: Collection[str], table: Any) -> tuple[Any, int]:
+    """Return predictions without redacted inputs and segments, and how many were changed; late labels have neither.
+
+    Parameters
+    ----------
+    redacted
+        Names of inputs by model.
+    segmented
+        Models whose segments stay; see `exporter.storage.Redaction.clean_copies`.
+    table
+        Rows of a file, in pyarrow's form.
+    """
+    import pyarrow as pa
+
+    if "inputs" not in table.schema.names:
+        return table, 0
+    columns: dict[str, list[str | None]] = {"inputs": [], "segment": []}
     changed = 0
-    rows = zip(*(table[name].to_pylist() for name in ("model", *names)), strict=True)
-    for model, text, segment in rows:
+    for model, text, segment in zip(*(table[name].to_pylist() for name in ("model", *columns)), strict=True):
         without = remove_inputs(text, redacted.get(model, ())) if text else text
         kept = None if model in redacted and model not in segmented else segment
         changed += without != text or kept != segment
-        cleaned["inputs"].append(without or None)
-        cleaned["segment"].append(kept)
-    return cleaned, changed
+        columns["inputs"].append(without or None)
+        columns["segment"].append(kept)
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table, changed
+
+
+def remembered(forgotten: Mapping[str | None, Collection[str]], table: Any) -> tuple[Any, int]:
+    """Return the rows of other predictions, and how many are of forgotten ones.
+
+    Parameters
+    ----------
+    forgotten
+        Identifiers, or aliases, by model; under None those of any model.
+    table
+        Rows of a file, in pyarrow's form.
+    """
+    rows = zip(*(table[name].to_pylist() for name in ("model", "id", *{"alias"} & {*table.schema.names})), strict=True)
+    kept = [not any(id_ in forgotten.get(key, ()) for key in (model, None) for id_ in ids) for model, *ids in rows]
+    return table.filter(kept), kept.count(False)

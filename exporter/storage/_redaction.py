@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage import _database as db
-from exporter.storage._archive import redact_archive
+from exporter.storage._archive import Change, cleaned, remembered, rewrite_archive
 from exporter.storage._database import feedback, inputs, predictions, releases
 from exporter.storage._predictions import compress_block, find_aliased, parts, stored_days, unpack_block
 from exporter.storage._releases import Row, read_chunks, replace_content, write_chunk, write_content
@@ -183,6 +184,8 @@ class Redaction:
     def forget(self, found: Forgotten, *, dry_run: bool) -> dict[str, int]:
         """Delete predictions with inputs, labels and feedback, in short transactions; return the rows by table."""
         deleted = {"predictions": 0, "feedback": 0, "labels": 0}
+        if archived := self._rewrite_archive(partial(remembered, found.predictions), dry_run):
+            deleted["archive"] = archived[1]
         with self._changing(dry_run) as connection:
             deleted["requests for retraining"] = _clear_requests(connection, found.predictions)
         for model, all_ids in found.predictions.items():
@@ -244,11 +247,13 @@ class Redaction:
         return written.sha256
 
     def clean_archive(self, redacted: Redacted, segmented: Collection[str], *, dry_run: bool) -> tuple[int, int] | None:
-        """Clean the files of the archive; return None where there is none."""
-        if self._config.archive is None:
-            return None
+        """Remove inputs from the archive; return the files and predictions that had them, None without an archive."""
+        return self._rewrite_archive(partial(cleaned, redacted, segmented), dry_run)
+
+    def _rewrite_archive(self, change: Change, dry_run: bool) -> tuple[int, int] | None:
         self._connection.rollback()
-        return redact_archive(self._config.archive, redacted, segmented, dry_run=dry_run)
+        location = self._config.archive
+        return None if location is None else rewrite_archive(location, change, dry_run=dry_run)
 
     def purge(self) -> bool:
         """Free the space of removed inputs, so that no file holds a copy of them; return whether that was possible."""

@@ -36,7 +36,7 @@ from exporter.server.model_files import load_monitors
 from exporter.server.problem import store_problem
 from exporter.slices.explain import errors
 from exporter.slices.population import BinRecorder, read_population
-from exporter.storage import BlockFilter, Store, StoredPredictions, _retention
+from exporter.storage import BlockFilter, Forgotten, Store, StoredPredictions, _retention, open_redaction
 from exporter.storage import _archive as archive
 from exporter.storage._database import feedback, labels, late_labels, open_database, open_engine, predictions
 from exporter.storage._retention import Retention, StoreSize
@@ -230,6 +230,10 @@ def test_labels_that_come_late_are_archived(archived: Archived) -> None:
     assert parquet.read_table(archived.folder)["id"].to_pylist() == [f"p-{n}" for n in range(4)]
     assert archived.sweep() == 1
     assert archived.read() == [0, 1, 2, 3, 5]
+    with open_redaction(archived.config) as redaction:
+        for dry_run in (True, False):  # one is named by its identifier, one by its alias; each has a late label
+            assert redaction.forget(Forgotten(set(), {"m": {"p-1", "a-2"}}), dry_run=dry_run)["archive"] == 4
+    assert archived.files() == {next(iter(predicted)): ["p-0", "p-3"], name: ["p-3"]}
 
 
 def test_labels_whose_prediction_left_the_database_are_archived(archived: Archived) -> None:
@@ -438,7 +442,7 @@ def test_redact_cleans_the_archive(
     assert (stored(), archived.files()) == (["{}"] * 6, before)
     assert clean() == "archive: 0 predictions in 0 files cleaned"
     parquet.write_table(pa.table({"x": [1]}), archived.folder / "mine.parquet")
-    with pytest.raises(StoreError, match=r"mine\.parquet cannot be cleaned; .* has no columns model and inputs"):
+    with pytest.raises(StoreError, match=r"mine\.parquet cannot be cleaned; .* has no columns id and model"):
         clean()
     damaged = min(archived.folder.rglob("date=*/*.parquet"))
     damaged.write_bytes(b"PAR1")
