@@ -33,7 +33,7 @@ IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, Overflow
 """What Pillow raises for a file that is not a valid image."""
 admit: ContextVar[Callable[[float], bool]] = ContextVar("admit", default=lambda seconds: True)  # noqa: ARG005
 """Takes the seconds that an image file took; returns whether another may be decoded in this context, else invalid."""
-_BAND_PIXELS = 2**20
+_BAND_PIXELS = 2**19
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -171,9 +171,8 @@ def _bands(image: PillowImage.Image) -> Iterator[Floats]:
     step = max(_BAND_PIXELS // image.width, 1)
     for top in range(0, image.height, step):
         part = image.crop((0, top, image.width, min(top + step, image.height)))
-        part = part if part.mode == mode else part.convert(mode)
-        # The luma of "L" would be rounded, which that of nested arrays is not.
-        yield np.asarray(part.convert("F") if mode == "RGB" else part, dtype=np.float64)[np.newaxis]
+        grey = np.asarray(part.convert(mode), dtype=np.float64)
+        yield (grey @ _LUMA if mode == "RGB" else grey)[np.newaxis]  # as of nested arrays: Pillow's luma is rounded
 
 
 def image_statistics(images: Floats) -> Floats:
