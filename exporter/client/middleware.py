@@ -202,7 +202,7 @@ def use_id(service_id: str | None, context: RequestContext) -> str | None:
     """Return the identifier that the response gets; None if the service has set one itself, which takes precedence."""
     if service_id is None:
         return context.id
-    if 0 < len(service_id) <= 128:
+    if _ID.fullmatch(service_id):
         setattr(context, "alias" if context.recorded else "id", service_id)
     return None
 

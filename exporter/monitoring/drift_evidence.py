@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.noise_floors import NoiseFloors
+from exporter.monitoring.noise_floors import LEAST_VALUES, NoiseFloors
 from exporter.monitoring.windows import WindowStats
 from exporter.profiles.correlation import Copula
 from exporter.profiles.profile import TIME
@@ -283,7 +283,8 @@ class InputChanges:
         lowest, highest = self._ranges
         with np.errstate(over="ignore"):
             near = abs(stats.mean - (lowest / 2 + highest / 2)) <= 1.5 * (highest - lowest)
-        return np.asarray(np.isinf(noise.doubt) & ((stats.invalid > 0.5) | (stats.unseen > 0.5) & ~near))
+        enough = np.isinf(noise.doubt) & (stats.observations >= LEAST_VALUES)
+        return np.asarray(enough & ((stats.invalid > 0.5) | (stats.unseen > 0.5) & ~near))
 
     def score(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
         """Return the divergence from training of each input that has changed, in nats; NaN for the others."""

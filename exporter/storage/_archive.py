@@ -566,9 +566,8 @@ def _rewrite_file(archive: ArchiveFiles, name: str, change: Change, *, dry_run: 
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    doing = f"{name} cannot be cleaned; run the command again to continue"
-    with archive.explained(doing), archive.open(name) as file:
-        columns = [name for name in ("id", "alias", "model", "inputs", "segment") if name in file.schema_arrow.names]
+    with archive.explained(f"{name} cannot be cleaned; run the command again to continue"), archive.open(name) as file:
+        columns = [name for name in ("id", "model", "inputs", "segment") if name in file.schema_arrow.names]
         if not {"id", "model"}.issubset(columns):
             raise ValueError("it has no columns id and model, so no exporter wrote it: move it to another folder")
         groups = range(file.num_row_groups)
@@ -618,10 +617,12 @@ def remembered(forgotten: Mapping[str | None, Collection[str]], table: Any) -> t
     Parameters
     ----------
     forgotten
-        Identifiers, or aliases, by model; under None those of any model.
+        Identifiers by model; under None those of any model.
     table
         Rows of a file, in pyarrow's form.
     """
-    rows = zip(*(table[name].to_pylist() for name in ("model", "id", *{"alias"} & {*table.schema.names})), strict=True)
-    kept = [not any(id_ in forgotten.get(key, ()) for key in (model, None) for id_ in ids) for model, *ids in rows]
-    return table.filter(kept), kept.count(False)
+    import pyarrow as pa
+
+    rows = zip(table["id"].to_pylist(), table["model"].to_pylist(), strict=True)
+    kept = [not any(id_ in forgotten.get(key, ()) for key in (model, None)) for id_, model in rows]
+    return table.filter(pa.array(kept, pa.bool_())), kept.count(False)

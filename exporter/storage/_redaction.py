@@ -183,9 +183,8 @@ class Redaction:
 
     def forget(self, found: Forgotten, *, dry_run: bool) -> dict[str, int]:
         """Delete predictions with inputs, labels and feedback, in short transactions; return the rows by table."""
-        deleted = {"predictions": 0, "feedback": 0, "labels": 0}
-        if archived := self._rewrite_archive(partial(remembered, found.predictions), dry_run):
-            deleted["archive"] = archived[1]
+        archived = self._rewrite_archive(partial(remembered, found.predictions), dry_run)
+        deleted = {"predictions": 0, "feedback": 0, "labels": 0} | ({"archive": archived[1]} if archived else {})
         with self._changing(dry_run) as connection:
             deleted["requests for retraining"] = _clear_requests(connection, found.predictions)
         for model, all_ids in found.predictions.items():

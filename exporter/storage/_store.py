@@ -381,7 +381,7 @@ class Writer:
         def run(connection: sa.Connection) -> list[tuple[Any, Counts]]:
             db.write_alone(connection)
             until = time.monotonic() + 0.1  # predictions wait for it
-            begun = itertools.takewhile(lambda _: time.monotonic() < until, jobs)
+            begun = itertools.takewhile(lambda job: job is jobs[0] or time.monotonic() < until, jobs)
             return [call(connection) for call, _ in begun]
 
         results = self.transactions.run(run)

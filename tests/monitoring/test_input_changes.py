@@ -98,9 +98,9 @@ def test_few_values_tell_nothing() -> None:
     monitor = after_an_hour()
     feed(monitor, 19, 30, HOUR + 299, shift=9.0)
     assert len(changed(monitor, HOUR + 300)) in {0, 30}  # the window may hold values of the hour
-    for shift, found in ((9.0, []), (30.0, NAMES[:2])):
+    for number, shift, found in ((500, 9.0, []), (500, 30.0, NAMES[:2]), (19, 30.0, [])):
         new = monitor_of()
-        feed(new, 500, 2, 0.0, shift)
+        feed(new, number, 2, 0.0, shift)
         assert changed(new, 1.0) == found
 
 
