@@ -491,9 +491,8 @@ predictions = _table(
 )
 has_inputs = predictions.c.block.is_not(None)
 has_alias = predictions.c.alias.is_not(None)
-sa.Index(
-    "predictions_alias", predictions.c.alias, predictions.c.seq, sqlite_where=has_alias, postgresql_where=has_alias
-)
+_alias_order = predictions.c.alias, predictions.c.model, predictions.c.id
+sa.Index("predictions_alias", *_alias_order, sqlite_where=has_alias, postgresql_where=has_alias)
 # The JSON of the inputs of predictions of one model that were stored together; see `exporter.storage._predictions`.
 inputs = _table("inputs", "id key*, model text!, rows int!, data blob!", sqlite_autoincrement=True)
 # In one row: the number of the last archived prediction, and the day before which predictions are being archived; see

@@ -170,11 +170,7 @@ class FeedbackBatch:
         self._updated: dict[int, dict[str, Any]] = {}
         self._described: dict[int, dict[str, Any]] = {}
         self._replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        wanted = [
-            {"prediction_id": item.prediction_id, "given_model": item.model}
-            for item in items
-            if item.prediction_id is not None
-        ]
+        wanted = [{"prediction_id": item.prediction_id, "given_model": item.model} for item in items]
         ids = sorted({row["id"] for row in _find.first_rows(connection, wanted) if row})
         for row in _get.first_rows(connection, [{"row_id": id_} for id_ in ids]):
             if row is not None:

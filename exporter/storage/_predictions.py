@@ -351,27 +351,30 @@ def _first_prediction(days: int) -> db.CompiledStatement:
     return db.CompiledStatement(query.order_by(db.predictions.c.day, db.predictions.c.seq).limit(1))
 
 
-def _aliased() -> sa.Select[Any]:
+@functools.cache
+def _aliased(*, of_model: bool) -> db.CompiledStatement:
     wanted = db.JsonTexts(sa.bindparam("ids", type_=sa.Text)).table_valued("value")
-    first = db.predictions.alias("q")
-    query = sa.select(first.c.seq).where(first.c.alias == wanted.c.value, is_given_model(first.c.model))
-    is_first = db.predictions.c.seq == query.order_by(first.c.alias, first.c.seq).limit(1).scalar_subquery()
-    found = wanted.c.value, db.predictions.c.id, db.predictions.c.model
-    return sa.select(*found).join_from(wanted, db.predictions, is_first)
-
-
-_find_aliased = db.CompiledStatement(_aliased())
+    first, last, one = (db.predictions.alias(name) for name in ("first_one", "last_one", "one"))
+    query = sa.select(one.c.seq).where(one.c.alias == wanted.c.value).limit(1)
+    query = query.where(one.c.model == sa.bindparam("given_model")) if of_model else query
+    order = one.c.alias, one.c.model, one.c.id  # of the index: its ends tell whether all rows are of one prediction
+    is_first = first.c.seq == query.order_by(*order).scalar_subquery()
+    is_last = last.c.seq == query.order_by(*map(sa.desc, order)).scalar_subquery()
+    is_same = (first.c.id == last.c.id) & (first.c.model == last.c.model)
+    found = sa.select(wanted.c.value, first.c.id, first.c.model).join_from(wanted, first, is_first)
+    return db.CompiledStatement(found.join(last, is_last & is_same))
 
 
 def find_aliased(connection: sa.Connection, wanted: Collection[Named]) -> Mapping[Named, Named]:
     """Return the identifiers of predictions, with their models, by the aliases among some names.
 
-    An identifier is no alias. Of predictions that share their identifier, only the first counts, as everywhere.
+    An identifier is no alias, and neither is what several predictions share. Of predictions that share their
+    identifier, only the first counts, as everywhere.
     """
     found: dict[Named, Named] = {}
     for model in {model for _, model in wanted}:
         values = {"ids": db.json_text([name for name, other in wanted if other == model]), "given_model": model}
-        with contextlib.closing(_find_aliased.execute(connection, values)) as cursor:
+        with contextlib.closing(_aliased(of_model=model is not None).execute(connection, values)) as cursor:
             found |= {(alias, model): (name, of) for alias, name, of in cursor.fetchall()}
     days = stored_days(connection) if found else ()
     pairs = zip(found, _firsts(connection, [*found], days), _firsts(connection, [*found.values()], days), strict=True)

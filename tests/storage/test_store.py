@@ -120,7 +120,7 @@ def test_feedback_meets_its_prediction_in_either_order(database: str, start: Sta
 def test_a_prediction_is_found_by_its_alias(database: str, start: Start) -> None:
     """What names it by either, before or after it, is of one prediction, and is forgotten with it.
 
-    An identifier is no alias, and of predictions with one identifier, only the first counts.
+    An identifier is no alias, nor is what two predictions share; of one identifier, only the first one counts.
     """
     exporter = start(database)
 
@@ -129,19 +129,19 @@ def test_a_prediction_is_found_by_its_alias(database: str, start: Start) -> None
 
     assert [exporter.say(*said).joined for said in (("b1", "1", "key"), ("a1", "2"), ("b2",))] == [False] * 3
     assert label(("b1", "x")).waiting + label(("a1", "y"), ("b2", "z")).waiting == 3
-    for name, alias in (("a1", "b1"), ("a2", "b2"), ("a3", "a1"), ("a1", "c1"), ("a1", "d1")):
-        exporter.predict(name, alias=alias, model="n" if alias == "d1" else "m")
+    for name in ("a1b1m", "a2b2m", "a3a1m", "a1c1m", "a1d1n", "a5s1m", "a4s1m", "a6s1n", "a6s1n"):
+        exporter.predict(name[:2], alias=name[2:4], model=name[4])
     assert exporter.store.flush(60)
     assert [one.correction for one in exporter.counted] == [True, False, True]
-    said = [exporter.say(*one) for one in (("b1", "1", "key"), ("b1", "3"), ("a1", "4"), ("b2",), ("c1",), ("d1",))]
-    assert [one.prediction_id for one in said] == ["a1", "a1", "a1", "a2", "c1", "a1"]
+    said = [exporter.say(*one.split()) for one in ("b1 1 key", "b1 3", "a1 4", "b2", "c1", "s1", "d1")]
+    assert [one.prediction_id for one in said] == ["a1", "a1", "a1", "a2", "c1", "s1", "a1"]
     assert [(one.repeat, one.joined) for one in said[:4]] == [(True, True), (False, True), (False, True), (True, True)]
-    assert [one.joined for one in said[4:]] == [False, True]
-    assert (exporter.count(feedback), exporter.count(history)) == (4, 3)
+    assert [one.joined for one in said[4:]] == [False, False, True]
+    assert (exporter.count(feedback), exporter.count(history)) == (5, 3)
     assert label(("b1", "y"), ("a2", "z")).repeated == 2
-    found = [exporter.store.review.prediction(name, None, {}) for name in ("b2", "d1", "c1")]
+    found = [exporter.store.review.prediction(a[:2], a[3:] or None, {}) for a in ("b2", "d1", "s1 n", "c1", "s1 m")]
     known = [one and (one["id"], one["alias"], one["model"], one["label"]) for one in found]
-    assert known == [("a2", "b2", "m", "z"), ("a1", "d1", "n", None), None]
+    assert known == [("a2", "b2", "m", "z"), ("a1", "d1", "n", None), ("a6", "s1", "n", None), None, None]
     with open_redaction(StoreConfig(url=database)) as redaction:
         removed = redaction.forget(redaction.find_forgotten(None, "b2", None), dry_run=False)
     assert list(removed.values()) == [1, 1, 1, 0]
