@@ -59,9 +59,18 @@ def known(series: str) -> str:
 
 
 def configured(labels: str) -> str:
-    """Return a threshold that exporter.yml sets: NaN for ``off``, which exporters export as -1."""
+    """Return a threshold that exporter.yml sets: NaN for ``off``."""
+    return f"({known(f'model_alert_threshold{{{labels}}}')} >= 0 or NaN * ({off(labels)}))"
+
+
+def off(labels: str) -> str:
+    """Return the alerts that are ``off``, which exporters export as -1, unless a replica with the model sets nothing.
+
+    A replica that sets a number prevails, too, as the maximum of a number and NaN is the number.
+    """
     series = known(f"model_alert_threshold{{{labels}}}")
-    return f"({series} >= 0 or NaN * {series})"
+    others = f"{known('model_exporter_links_info')} unless on (job, instance, model) {series}"
+    return f"{series} < 0 unless on (model) ({others})"
 
 
 def threshold(
@@ -89,17 +98,19 @@ def feature_threshold(alert: str, default: float, unit: str) -> str:
 
 def unless_off(alert: str) -> str:
     """Return the end of the expression of an alert without a figure, which is silent where it is ``off``."""
-    off = known(f'model_alert_threshold{{alert="{alert}",feature=""}}')
-    return f"unless on (model) {off} < 0"
+    labels = f'alert="{alert}",feature=""'
+    return f"unless on (model) ({off(labels)})"
 
 
-def unless_unnamed() -> str:
-    """Return the end of an expression about versions that leaves out requests that name none, where others name one.
+def unless_unnamed(requests: str, labels: str = "") -> str:
+    """Return the end of an expression about versions that leaves out requests that name none, if they are few.
 
-    What names no version is often errors alone, so their latency or confidence is not that of a version.
+    A few requests without a version are often errors alone, so their latency or confidence is not that of a version.
+    They are few where they are less than a tenth of the model's requests, which ``requests`` is by version.
     """
-    named, unnamed = (known(f'model_info{{version{sign}"unknown"}}') for sign in ("!=", "="))
-    return f"unless on (model, version) ({unnamed} and on (model) {named})"
+    unnamed = f'{requests}{{{labels}{labels and ","}version="unknown"}}'
+    of_model = f"sum by (model) ({requests}{labels and f'{{{labels}}}'})"
+    return f"unless on (model, version) ({unnamed} < on (model) group_left () 0.1 * {of_model})"
 
 
 def increase(series: str, by: str, window: str = "1h") -> str:
