@@ -192,21 +192,10 @@ def test_alerts_that_alertmanager_suppresses_do_not_stay() -> None:
 
 
 class _Answers:
-    """A Prometheus with a number of pending alerts, and one that fires, the last."""
+    """A Prometheus that answers with given data."""
 
     url = "http://prometheus"
-
-    def __init__(self, pending: int) -> None:
-        self.data = {
-            "alerts": [
-                {"labels": WATCHDOG["labels"], "state": "firing"},
-                *(
-                    {"labels": {"layer": "data", "feature": str(number)}, "state": "pending"}
-                    for number in range(pending)
-                ),
-                {"labels": {"layer": "system"}, "state": "firing"},
-            ]
-        }
+    data: Any = None
 
     def query(self, text: str) -> list[Sample]:
         assert text == alert_source.BUDGETS
@@ -220,8 +209,9 @@ class _Answers:
 
 def test_alerts_are_those_of_the_newer_source() -> None:
     """If Prometheus does not respond, the page shows its last answer or, if they are newer, the notifications."""
-    inbox, prometheus = Inbox(), Any
-    prometheus = _Answers(0)
+    inbox, prometheus = Inbox(), _Answers()
+    firing = [{"labels": labels, "state": "firing"} for labels in (WATCHDOG["labels"], {"layer": "system"})]
+    prometheus.data = {"alerts": firing}
     source = alert_source.AlertSource(lambda: prometheus, inbox, time.monotonic)  # type: ignore[arg-type,return-value]
     source.refresh()
     (known,) = source.read().alerts
@@ -442,20 +432,23 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
 
 
 def test_many_calm_models_are_folded(served: Served) -> None:
-    """The page has forty models, and all with an alert. Its link and a search have the others."""
+    """The page has forty versions, and all with an alert. Its links keep a search and have the others."""
     served.stop()
     write_config(served.folder, {"models": [{"name": f"m{n:03d}"} for n in range(60)]})
     served.start()
-    events = [{"model": f"m{n:03d}", "code": 503 if n >= 15 else 200} for n in range(60)]
+    versions = [(f"m{n:03d}", version) for n in range(60) for version in ("12" if n >= 15 else "1")]
+    events = [{"model": name, "version": one, "code": 503 if one == "2" else 200} for name, one in versions]
     assert served.post("/v1/predictions", events).status == 202
-    alerts = [alert("ModelErrorRatioHigh", "critical", "system", model=f"m{n:03d}") for n in range(15, 60)]
+    alerts = [alert("ModelErrorRatioHigh", "critical", "system", model=f"m{n:03d}", version="2") for n in range(15, 60)]
     served.post("/v1/notifications", notification(*alerts))
-    source, everything = served.get("/").text, served.get("/?all=1").text
-    assert '<a href="?all=1#models">15 more without a known alert</a>' in source, "others may not reach the page"
-    assert '<a href="?all=1">37 more incidents</a>' in source
+    source, everything = served.get("/?q=m").text, served.get("/?all=1").text
+    assert '<a href="?all=1&amp;q=m#models">60 more without a known alert</a>' in source
+    assert '<a href="?all=1&amp;q=m">37 more incidents</a>' in source
+    assert 'name="all"' in everything, "a search keeps it"
+    assert '<a href="?all=1">37 more incidents</a>' in served.get("/").text
     assert [page.count("<article") for page in (source, everything)] == [8, 45]
     assert source.count("marked critical") == source.count('<th scope="row"') == 45
-    assert everything.count('<th scope="row"') == 60
+    assert everything.count('<th scope="row"') == 105
     assert re.findall(r'<th scope="row".*?title="(m.*?)"', served.get("/?q=M00").text) == [
         f"m{n:03d}" for n in range(10)
     ]

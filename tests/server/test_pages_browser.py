@@ -52,6 +52,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         {"name": "wide"},
         {"name": "amounts", "profile": "amounts.json"},
         {"name": "loans", "profile": "loans.json", "segment_by": "country"},
+        *({"name": f"spare{number}"} for number in range(6)),
     ]
     write_config(folder, {"models": models})
     with serving(folder) as server:
@@ -60,13 +61,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         events += [{"model": "m" * 128, "version": "v" * 128}]
         wide = {"model": "wide", "version": "1", "inputs": inputs, "prediction": "yes"}
         events += [{**wide, "id": f"w{number}", "confidence": 0.8 + number / 10} for number in range(2)]
-        amounts = [
-            1_000_000,
-            1_234_567,
-            2_000_000,
-            None,
-            "none",
-        ]  # all parts of the axis: below, within, above, and two more
+        # All parts of the axis: below, within, above, and two more.
+        amounts = [1_000_000, 1_234_567, 2_000_000, None, "none"]
         events += [{"model": "amounts", "inputs": {"amount": amount}} for amount in amounts * 20]
         assert server.post("/v1/predictions", events).status == 202
         feedback = [{"prediction_id": f"w{number}", "verdict": "corrected", "label": "no"} for number in range(2)]
@@ -147,7 +143,7 @@ Open = Callable[..., Page]
 
 
 def test_the_home_page_is_refreshed_in_place(fleet: Served, visit: Open) -> None:
-    """What is open stays open, the focus stays, and times are the reader's; without a response the page says so."""
+    """What is open stays open, the focus and the search stay, and times are the reader's; what fails is said."""
     page = visit("/", fleet, timezone_id="Asia/Kolkata", locale="en-GB")
     page.clock.install()
     page.reload()
@@ -160,7 +156,17 @@ def test_the_home_page_is_refreshed_in_place(fleet: Served, visit: Open) -> None
     expect(summary).to_be_focused()
     expect(page.locator("article li").first).to_be_visible()
     assert page.locator("article time").first.get_attribute("title") == "1 Jan 2026, 05:30 (2026-01-01 00:00:00 UTC)"
-    page.route(fleet.url + "/", lambda route: route.fulfill(status=503))
+    page.goto(fleet.url + "/?all=1")
+    for wanted, query, others in (("loans", "?all=1&q=loans", 0), ("", "?all=1", 1)):
+        page.get_by_role("searchbox").fill(wanted)
+        page.clock.fast_forward(300)
+        expect(page.locator("#rows tbody").get_by_role("link", name="wide", exact=True)).to_have_count(others)
+        assert page.url == f"{fleet.url}/{query}"
+    page.evaluate("() => { const f = fetch; window.fetch = (...all) => { location.hash = 'main'; return f(...all) } }")
+    page.route("**/?all=1", lambda route: route.fulfill(content_type="text/html", body="Sign in"))
+    page.clock.fast_forward(60_000)
+    expect(page.locator("#stale")).to_contain_text("The response is not this page.")
+    page.route("**/?all=1", lambda route: route.fulfill(status=503))
     page.clock.fast_forward(60_000)
     expect(page.locator("#stale")).to_contain_text("The exporter does not respond.")
     visit.wrong.clear()  # type: ignore[attr-defined]

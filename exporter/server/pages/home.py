@@ -160,7 +160,7 @@ def ranked(exporter: Exporter) -> dict[str, str]:
 def model_rows(
     monitors: MonitorRegistry, alerts: Alerts, now: float, wanted: str, everything: bool
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows of model versions, in the order of their trouble, and how many there are beside them.
+    """Return the rows of model versions, those with an alert first, and how many there are beside them.
 
     Parameters
     ----------
@@ -181,10 +181,10 @@ def model_rows(
         if wanted.lower() in f"{one.config.name} {one.version}".lower()
     }
 
-    def place(monitor: ModelMonitor) -> tuple[int, bool, bool, str, str]:
+    def place(monitor: ModelMonitor) -> tuple[bool, int, bool, str, str]:
         worst = None if own[monitor] or len(own) > MAX_COMPARED else drift_report.worst(monitor, now)
         name, has_drifted = monitor.config.name, worst is not None and worst[1].status == "drifted"
-        return order.get(name, len(order)), not own[monitor], not has_drifted, name, monitor.version
+        return not own[monitor], order.get(name, len(order)), not has_drifted, name, monitor.version
 
     found = sorted(own, key=place)
     shown = found if everything else found[: max(MAX_OPEN_ROWS, sum(map(bool, own.values())))]

@@ -14,20 +14,28 @@ function next(wait = EVERY) {
   timer = setTimeout(refresh, wait);
 }
 
+/** The address without the part that only moves the view. */
+const address = () => location.pathname + location.search;
+
 async function refresh() {
   const begin = performance.now();
-  const asked = location.href;
+  const asked = address();
   if (document.hidden || !getSelection()?.isCollapsed) return next();
   const stale = /** @type {HTMLElement} */ (document.getElementById("stale"));
+  let problem = "The exporter does not respond.";
   try {
     const page = await fetchPage(asked);
-    if (asked !== location.href) return; // it was typed on
+    if (asked !== address()) return next(TYPING); // it was typed on
+    if (!page.getElementById("rows")) {
+      problem = "The response is not this page. Reload it, and sign in if asked.";
+      throw new Error(problem);
+    }
     document.title = page.title;
     for (const part of document.querySelectorAll("[data-live]")) replace(part, page.getElementById(part.id));
     shown = new Date();
     stale.hidden = true;
   } catch {
-    stale.textContent = `The exporter does not respond. What is shown is from ${shown.toLocaleTimeString()}.`;
+    stale.textContent = `${problem} What is shown is from ${shown.toLocaleTimeString()}.`;
     stale.hidden = false;
   }
   next(Math.max(EVERY, REST * (performance.now() - begin)));
@@ -53,7 +61,10 @@ const keyOf = (one) => one.getAttribute("href") ?? one.closest("details")?.datas
 const search = /** @type {HTMLInputElement | null} */ (document.querySelector('input[name="q"]'));
 search?.addEventListener("input", () => {
   const wanted = search.value.trim();
-  history.replaceState(null, "", wanted ? `?q=${encodeURIComponent(wanted)}` : "/");
+  const url = new URL(location.href);
+  if (wanted) url.searchParams.set("q", wanted);
+  else url.searchParams.delete("q");
+  history.replaceState(null, "", url);
   next(TYPING);
 });
 document.addEventListener("visibilitychange", () => next(document.hidden ? EVERY : 0));
