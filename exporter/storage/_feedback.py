@@ -178,9 +178,7 @@ class FeedbackBatch:
 
     def find(self, item: Feedback) -> dict[str, Any] | None:
         """Return the row on the item's prediction; of the same model, where both name one."""
-        if item.prediction_id is None:
-            return None
-        rows = self._rows.get(item.prediction_id, ())
+        rows = self._rows.get(item.prediction_id, ()) if item.prediction_id is not None else ()
         return next((row for row in rows if item.model in {None, row["model"]} or row["model"] is None), None)
 
     def insert(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -382,9 +380,8 @@ class FeedbackRecorder:
             if prediction := found.get((row["prediction_id"], row["model"])):
                 known = joined.get(key := (prediction["id"], prediction["model"]))
                 joined[key] = prediction, _merge(connection, known[1], row) if known else row
-        return Counts(
-            [one for prediction, row in joined.values() for one in self._join_row(connection, row, prediction)]
-        )
+        counted = [one for prediction, row in joined.values() for one in self._join_row(connection, row, prediction)]
+        return Counts(counted)
 
     def _join_row(self, connection: sa.Connection, row: db.Values, prediction: db.Values) -> Iterable[CountedFeedback]:
         """Join one row, and return how its earlier verdicts and its current one count."""
@@ -416,16 +413,23 @@ class FeedbackRecorder:
 
 
 def _merge(connection: sa.Connection, row: db.Values, later: db.Values) -> db.Values:
-    """Replace a row by a later one on the same prediction, which one names by its identifier, and one by its alias."""
+    """Replace a row by a later one on the same prediction, which one names by its identifier, and one by its alias.
+
+    A decision holds for what the reviewer saw: the later one's is taken, and the earlier one's goes with its content.
+    """
     replaced = {"feedback_id": row["id"], "time": row["updated"], **{name: row[name] for name in CONTENT}}
-    changed = {name: later[name] for name in (*CONTENT, "updated")}
-    for statement in (
-        db.history.update().where(db.history.c.feedback_id == later["id"]).values(feedback_id=row["id"]),
-        db.history.insert().values(replaced),
-        feedback.delete().where(feedback.c.id == later["id"]),
-        feedback.update().where(feedback.c.id == row["id"]).values(changed),
-    ):
-        connection.execute(statement)
+    review = ("status", "reviewed_label", "reviewer", "reviewed", *["released"] * (later["status"] != "pending"))
+    changed = {name: later[name] for name in (*CONTENT, "updated", *review)}
+    changed["revision"] = row["revision"] + later["revision"]
+    connection.execute(db.suspects.delete().where(db.suspects.c.feedback_id == row["id"]))
+    for table in (db.decisions, db.suspects):
+        moved = {"feedback_id": row["id"], "revision": table.c.revision + row["revision"]}
+        connection.execute(table.update().where(table.c.feedback_id == later["id"]).values(moved))
+    is_laters = db.history.c.feedback_id == later["id"]
+    connection.execute(db.history.update().where(is_laters).values(feedback_id=row["id"]))
+    connection.execute(db.history.insert().values(replaced))
+    connection.execute(feedback.delete().where(feedback.c.id == later["id"]))
+    connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(changed))
     return {**row, **changed}
 
 

@@ -29,7 +29,7 @@ from exporter.errors import StoreError
 from exporter.features.json_inputs import pack_image
 from exporter.profiles.sources import StoreSource
 from exporter.server.model_files import load_monitors
-from exporter.storage import CountedFeedback, Filter, Store, StoredPredictions
+from exporter.storage import CountedFeedback, Decision, Filter, Store, StoredPredictions
 from exporter.storage import _database as migrations
 from exporter.storage._database import (
     SCHEMA_VERSION,
@@ -147,6 +147,21 @@ def test_a_prediction_is_found_by_its_alias(database: str, start: Start) -> None
     assert list(removed.values()) == [1, 1, 1, 0]
 
 
+@pytest.mark.parametrize(("reviewed", "expected"), [(1, (False, "pending", "3")), (2, (True, "accepted", "9"))])
+def test_a_decision_holds_for_what_was_reviewed(database: str, start: Start, reviewed: int, expected: Any) -> None:
+    """Of feedback that named one prediction by both names, the later one is current, with its own decision."""
+    exporter = start(database)
+    given: Any = {"prediction": "7", "inputs": msgspec.Raw(b"{}")}
+    said = [Feedback(name, "m", "1", "corrected", text, **given) for name, text in (("alias", "1"), ("id", "3"))]
+    exporter.store.submit_feedback(said, None).result()
+    exporter.store.change(feedback.update().values(created=0.0))
+    assert exporter.store.review.decide([(reviewed, Decision("accepted", '"9"', 1, "ann"))], {}, 0)[0].stored
+    exporter.predict("id", alias="alias")
+    assert exporter.store.flush(60)
+    (again,) = exporter.store.review.decide([(1, Decision("accepted", '"9"', 2, "ann"))], {}, 0)
+    assert (again.stored, again.correction["status"], again.correction["label"]) == expected
+
+
 @pytest.mark.parametrize("first", ["prediction", "feedback"])
 def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, first: str) -> None:
     """Whichever comes first, also if it is replaced before it counts; a key still means the same afterwards."""
@@ -260,14 +275,7 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(database
     exporter = start(database)
     exporter.predict("p", *(f"q-{number}" for number in range(40)))
     assert exporter.store.flush(60)
-    corrections = [
-        ("p", "1"),
-        ("p", "2"),
-        ("p", "2"),
-        ("early", "1"),
-        ("early", "2"),
-        *((f"q-{n}", "1") for n in range(40)),
-    ]
+    corrections = [("p", a) for a in "122"] + [("early", a) for a in "12"] + [(f"q-{n}", "1") for n in range(40)]
     items = [Feedback(name, verdict="corrected", label=label) for name, label in [*corrections, ("p", "3")]]
     results = exporter.store.submit_feedback(items, "key").result()
     assert [item.repeat for item in results] == [False, False, True] + [False] * 43
@@ -296,29 +304,24 @@ def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: 
     assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
 
 
-def test_feedback_without_a_prediction_is_deleted(database: str, start: Start) -> None:
-    """After the retention the feedback and its history are deleted, and its key can be used again."""
-    exporter = start(database, retention="1s")
-    exporter.say("never", key="k")
-    time.sleep(1.1)
-    exporter.store.writer._sweep_at = 0.0
-    exporter.predict("new")  # wakes the writer
-    eventually(lambda: exporter.count(feedback) == exporter.count(history) == 0)
-    assert not exporter.say("never", key="k").repeat
+def test_feedback_without_a_prediction_is_deleted_unless_it_describes_it(database: str, start: Start) -> None:
+    """After the retention its history is deleted with it, and its key can be used again.
 
-
-def test_feedback_that_describes_its_prediction_outlives_the_retention(database: str, start: Start) -> None:
-    """It no longer waits then, and stays in the review queue; it does not count."""
+    Feedback that describes its prediction no longer waits then, and stays in the review queue; it does not count.
+    """
     exporter = start(database, retention="1s")
     described = Feedback("never", "m", "1", "corrected", "1", prediction="2", inputs=msgspec.Raw(b'{"a":1}'))
     exporter.store.submit_feedback([described], None).result()
     assert exporter.store.review.state().unjoined == {"m": 1}
+    exporter.say("lost", key="k")
+    exporter.say("lost", "2")
     time.sleep(1.1)
     exporter.store.writer._sweep_at = 0.0
     exporter.predict("new")  # wakes the writer
-    eventually(lambda: exporter.count(feedback, feedback.c.joined) == 1)
+    eventually(lambda: exporter.count(feedback) == exporter.count(feedback, feedback.c.joined) == 1)
     assert [row["prediction_id"] for row in exporter.store.review.page(Filter(), 9).corrections] == ["never"]
-    assert exporter.counted == []
+    assert exporter.count(history) == len(exporter.counted) == 0
+    assert not exporter.say("lost", key="k").repeat
 
 
 def test_the_size_is_bounded(database: str, start: Start) -> None:
