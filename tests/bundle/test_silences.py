@@ -43,9 +43,10 @@ def matchers(command: list[str]) -> dict[str, str]:
 
 
 def test_every_example_silences_its_alert(tmp_path: Path) -> None:
-    """Each runbook but Watchdog's has an example that works, on labels of its alert, and silences nothing else."""
+    """Runbooks of alerts that are sent have an example that works, on labels of their alert, and silences no other."""
     commands, labels = examples(), label_names()
-    assert commands.keys() == {path.stem for path in RUNBOOKS.glob("*.md")} - {"Watchdog"}
+    silent = re.compile("Watchdog|Model(Feature[DM]|Prediction)")
+    assert commands.keys() == {path.stem for path in RUNBOOKS.glob("*.md") if not silent.match(path.stem)}
     alerts = []
     for name, command in commands.items():
         chosen = matchers(command)

@@ -230,7 +230,7 @@ def test_proxied_requests_become_predictions(served: Served, models: int, proxie
     proxy = proxied(models, exporter=served.url)
     first = ask(f"{proxy.url}/v2/models/credit/infer", ROWS, X_Request_Id="r-17")
     assert (first.status, first.json["outputs"], first.headers["X-Request-Id"]) == (200, RESPONSE["outputs"], "r-17")
-    named = ask(f"{proxy.url}/v2/models/credit/versions/8/infer", ROWS, Accept_Encoding="gzip")
+    named = ask(f"{proxy.url}/v2/models/credit/versions/8/infer", {**ROWS, "id": "own"}, Accept_Encoding="gzip")
     assert gzip.decompress(named.body)
     made = ask(
         f"{proxy.url}/v1/models/credit:predict", {"instances": [{"age": 30, "country": "FR"}]}, X_Request_Id="made"
@@ -247,7 +247,7 @@ def test_proxied_requests_become_predictions(served: Served, models: int, proxie
     assert samples['model_exporter_events_total{source="exchanges"}'] == 7
     means = served.samples("model_feature_mean")
     assert means['model_feature_mean{model="credit",version="3",feature="age",window="5m"}'] == 45.5
-    for name in ("r-17-1", "none-0", made.headers["X-Request-Id"], "by-protocol-1"):
+    for name in ("r-17-1", "own-0", made.headers["X-Request-Id"], "by-protocol-1"):
         feedback = {"prediction_id": name, "verdict": "corrected", "label": "no"}
         assert eventually(lambda feedback=feedback: served.post("/v1/feedback", feedback).json["joined"])
 
