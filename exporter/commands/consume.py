@@ -584,8 +584,8 @@ class Relay:
         if not events:
             return
         body = b"[%b]" % b",".join([event for _, event in events])
-        places = [message[:3] for message, _ in events]  # the same messages of the same partitions count once
-        digest = hashlib.sha256(body + f"{self.group} {places}".encode())
+        positions = [message[:3] for message, _ in events]  # the same messages of the same partitions count once
+        digest = hashlib.sha256(body + f"{self.group} {positions}".encode())
         headers = {"Content-Type": kind.content_type, "Idempotency-Key": f"kafka-{digest.hexdigest()}"}
         response = self.client.repeat(GIVE_UP_SECONDS, self.metrics.on_retry, "POST", kind.route, body, headers=headers)
         if response.status in TRANSIENT:
@@ -655,8 +655,8 @@ def _convert(message: KafkaMessage) -> Message:
     headers: Any = message.headers() or ()
     key: Any = message.key()
     has_time, milliseconds = message.timestamp()
-    place = message.topic() or "", message.partition() or 0, message.offset() or 0
-    return Message(*place, key, message.value(), tuple(headers), milliseconds / 1000 if has_time else None)
+    position = message.topic() or "", message.partition() or 0, message.offset() or 0
+    return Message(*position, key, message.value(), tuple(headers), milliseconds / 1000 if has_time else None)
 
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")

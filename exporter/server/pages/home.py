@@ -102,7 +102,7 @@ def group_alerts(alerts: Iterable[Alert]) -> list[Incident]:
 
 def _trouble(incident: Incident) -> tuple[int, bool, int, str]:
     is_of_system = incident.alerts[0].labels.get("layer") == "system"  # errors explain corrections
-    return _severity_rank(incident.severity), not is_of_system, -incident.firing, incident.name
+    return _index(SEVERITIES, incident.severity), not is_of_system, -incident.firing, incident.name
 
 
 def _incident(model: str, layer: str, alerts: list[Alert]) -> Incident:
@@ -128,15 +128,15 @@ def alert_severity(alert: Alert) -> str:
     return severity if severity in SEVERITIES else "info"
 
 
-def _severity_rank(severity: str) -> int:
-    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
+def _index(names: Sequence[str], name: str | None) -> int:
+    """Return the index of a name; one after the last if it is none of them."""
+    return names.index(name) if name in names else len(names)
 
 
 def _rank(alert: Alert) -> tuple[bool, int, int, str, str]:
     """Return the order of an alert: of those with the same severity, what may be the cause of others comes first."""
-    layer = next((place for place, name in enumerate(LAYERS) if name == alert.labels.get("layer")), len(LAYERS))
-    pending, severity = alert.status != "firing", _severity_rank(alert_severity(alert))
-    return pending, severity, layer, alert.name, alert.labels.get("feature", "")
+    severity, layer = _index(SEVERITIES, alert_severity(alert)), _index(LAYERS, alert.labels.get("layer"))
+    return alert.status != "firing", severity, layer, alert.name, alert.labels.get("feature", "")
 
 
 def _phrases(alerts: Sequence[Alert]) -> list[str]:
@@ -174,19 +174,19 @@ def model_rows(
         Whether to return more than `MAX_OPEN_ROWS` without an alert.
     """
     incidents = {incident.model: incident.alerts for incident in group_alerts(alerts.alerts)}
-    order = {model: place for place, model in enumerate(incidents)}
+    order = {model: index for index, model in enumerate(incidents)}
     own = {
         one: [a for a in incidents.get(one.config.name, ()) if a.labels.get("version") in {None, one.version}]
         for one in monitors
         if wanted.lower() in f"{one.config.name} {one.version}".lower()
     }
 
-    def place(monitor: ModelMonitor) -> tuple[bool, int, bool, str, str]:
+    def rank(monitor: ModelMonitor) -> tuple[bool, int, bool, str, str]:
         worst = None if own[monitor] or len(own) > MAX_COMPARED else drift_report.worst(monitor, now)
         name, has_drifted = monitor.config.name, worst is not None and worst[1].status == "drifted"
         return not own[monitor], order.get(name, len(order)), not has_drifted, name, monitor.version
 
-    found = sorted(own, key=place)
+    found = sorted(own, key=rank)
     shown = found if everything else found[: max(MAX_OPEN_ROWS, sum(map(bool, own.values())))]
     leading = {name: leading_quality(monitors.of_model(name).values(), now) for name in {m.config.name for m in shown}}
     rows = [_row(one, own[one], leading[one.config.name][one.version], now) for one in shown]
