@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -226,7 +225,7 @@ def test_users_correct_wrong_answers(
     assert eventually(lambda: traffic.counts["corrected"] >= 10 and traffic.counts["labelled"] >= 10)
     traffic.stop()
     took = time.monotonic() - started
-    assert traffic.counts["requests"] == pytest.approx(100 * took, rel=0.3)
+    assert 10 <= traffic.counts["requests"] <= 130 * took
     assert traffic.counts["failed"] == traffic.counts["undelivered"] == 0
     assert monitor.flush()
     predictions = {event["id"]: event for event in exporter.events()}
@@ -369,20 +368,18 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     assert "It replaces errors, started by hand" in Demo(*by_hand, "dark").end()[1]
     assert "Ended dark, started by hand, with" in Demo(*by_hand, "none").end()[1]
     assert "nothing to end" in Demo(*by_hand, "none").end()[1]
-    sent = len(exporter.events())
+    image = model.held_out(directory)[0][0].tolist()
+    last = ask(f"http://{listen}/predict", {"image": image})[1]["id"]
     code, out, err = demo.end(signal.SIGTERM)
     assert (code, err) == (0, "")
     assert out.endswith("stopping\n")
     assert not child.is_running()
-    assert len(exporter.events()) > sent  # what was recorded last was flushed
+    assert last in [event["id"] for event in exporter.events()]  # what was recorded last was flushed
     brightness = [np.mean(event["inputs"]["image"]) for event in exporter.events() if event["code"] == 200]
     assert np.mean(brightness[:30]) > 4.5
     assert min(np.mean(brightness[start : start + 30]) for start in range(len(brightness) - 30)) < 3
-    with (
-        pytest.raises(ConnectionRefusedError),
-        socket.create_connection((listen.split(":")[0], int(listen.split(":")[1]))),
-    ):
-        pass
+    with pytest.raises(urllib.error.URLError, match="Connection refused"):
+        ask(f"http://{listen}/incident")
 
 
 def test_killed_demo_ends_its_service(directory: Path, exporter: Exporter) -> None:

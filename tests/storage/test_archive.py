@@ -43,7 +43,10 @@ from exporter.storage._retention import Retention, StoreSize
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAY = 86400
-TODAY = int(time.time() // DAY)
+
+
+def today() -> int:
+    return int(time.time() // DAY)
 
 
 @contextlib.contextmanager
@@ -78,7 +81,7 @@ class Archived:
 
     def predict(self, days_ago: int, *numbers: int, confident: bool = True, model: str = "m") -> None:
         """Store predictions of a model that were received at noon of an earlier day."""
-        received = (TODAY - days_ago + 0.5) * DAY if days_ago else time.time()
+        received = (today() - days_ago + 0.5) * DAY if days_ago else time.time()
         self._predict(received, numbers, confident, model)
 
     def _predict(self, received: float, numbers: Sequence[int], confident: bool, model: str) -> None:
@@ -137,7 +140,7 @@ def archived(database: str, tmp_path: Path) -> Iterator[Archived]:
 
 def day(days_ago: int) -> str:
     """The folder of a day."""
-    return f"date={time.strftime('%Y-%m-%d', time.gmtime((TODAY - days_ago) * DAY))}"
+    return f"date={time.strftime('%Y-%m-%d', time.gmtime((today() - days_ago) * DAY))}"
 
 
 def test_predictions_are_archived_before_they_are_deleted(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +177,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
     archived.predict(3, 1)  # a label is of the first prediction with its identifier
     events = [LabelEvent("p-1", model="m", label="7"), LabelEvent("p-2", label="8"), LabelEvent("never", label="7")]
     assert archived.store.record_labels(events).joined == 2
-    archived.update(labels, received=(TODAY - 3) * DAY, time=(TODAY - 2) * DAY)
+    archived.update(labels, received=(today() - 3) * DAY, time=(today() - 2) * DAY)
 
     def stored() -> list[str]:
         with archived.store.reading() as connection:
@@ -191,7 +194,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
         {"label": '"8"', "loss": 1.0},
         *[{"label": None, "loss": None}] * 3,
     ]
-    assert table["label_time"].drop_null().to_pylist() == [datetime.fromtimestamp((TODAY - 2) * DAY, UTC)] * 2
+    assert table["label_time"].drop_null().to_pylist() == [datetime.fromtimestamp((today() - 2) * DAY, UTC)] * 2
     archived.sweep()
     assert stored() == []
     source = StoreSource(StoredPredictions(archived.config, "m", None, 0.0), "m")
@@ -213,7 +216,7 @@ def test_labels_that_come_late_are_archived(archived: Archived) -> None:
     assert archived.archive() == (0, 0)
     predicted = archived.files()
     assert list(predicted) == [f"{day(3)}/{1:020}.parquet"]
-    archived.update(late_labels, received=(TODAY - 0.5) * DAY)
+    archived.update(late_labels, received=(today() - 0.5) * DAY)
     name = f"_labels/{day(1).removeprefix('date=')}-{1:020}.labels"
     with killed_after_writing():
         archived.archive()
@@ -221,7 +224,7 @@ def test_labels_that_come_late_are_archived(archived: Archived) -> None:
     assert archived.archive() == (0, 0)
     assert archived.files() == predicted | {name: ["p-1", "p-1", "p-3"]}
     rows = parquet.read_table(archived.folder / name).drop(["label_time", "received"]).to_pylist()
-    shared = {"model": "m", "date": datetime.fromtimestamp((TODAY - 3) * DAY, UTC).date()}
+    shared = {"model": "m", "date": datetime.fromtimestamp((today() - 3) * DAY, UTC).date()}
     assert rows == [
         {"seq": 1, "id": "p-1", "label": '"8"', "loss": 1.0, **shared},
         {"seq": 2, "id": "p-1", "label": '"7"', "loss": 0.0, **shared},
@@ -242,9 +245,9 @@ def test_labels_whose_prediction_left_the_database_are_archived(archived: Archiv
     archived.archive()
     assert archived.sweep() == 0
     archived.store.record_labels([LabelEvent("p-1", model="m", label="7")])
-    archived.update(labels, received=(TODAY - 3) * DAY)
+    archived.update(labels, received=(today() - 3) * DAY)
     archived.sweep()
-    archived.update(late_labels, received=(TODAY - 0.5) * DAY)
+    archived.update(late_labels, received=(today() - 0.5) * DAY)
     assert archived.archive() == (0, 1)
     (path,) = archived.folder.rglob("*.labels")
     (row,) = parquet.read_table(path).select(["id", "model", "label", "loss", "date"]).to_pylist()
@@ -258,7 +261,7 @@ def test_every_prediction_of_the_bins_has_its_label_at_each_step(
     monkeypatch.setattr(_retention, "MAX_STEP", 2)
     batches = {5: range(5), 4: range(5, 8), 3: range(8, 17)}
     for days_ago, numbers in batches.items():
-        archived.record(monitors, (TODAY - days_ago + 0.5) * DAY, numbers)
+        archived.record(monitors, (today() - days_ago + 0.5) * DAY, numbers)
         archived.store.record_labels([LabelEvent(f"p-{n}", model="m", label="8") for n in numbers])
     archived.update(labels, received=labels.c.day * DAY)
     binner = monitors.get("m", "1", time.time()).binner
@@ -385,7 +388,7 @@ def test_the_log_tells_of_predictions_that_are_not_archived(archived: Archived) 
     retention, engine = Retention(archived.config, StoreSize(None)), open_engine(archived.config)
     archived.predict(3, 1)
     assert not retention.sweep(engine, 0)
-    archived.update(predictions, received=(TODAY - 5) * DAY, day=TODAY - 5)
+    archived.update(predictions, received=(today() - 5) * DAY, day=today() - 5)
     with pytest.raises(StoreError, match="are kept until `model-exporter archive` has run"):
         retention.sweep(engine, 0)
     archived.archive()
@@ -468,7 +471,7 @@ def test_files_of_earlier_days_are_not_opened(archived: Archived) -> None:
     archived.predict(3, *range(5, 8))
     archived.archive()
     archived.folder.joinpath(day(5), f"{1:020}.parquet").write_bytes(b"damaged")
-    assert archived.read(since=(TODAY - 4) * DAY) == [5, 6, 7]
+    assert archived.read(since=(today() - 4) * DAY) == [5, 6, 7]
     with pytest.raises(StoreError, match="cannot be read"):
         archived.read()
 
