@@ -331,8 +331,6 @@ class Ingest:
         try:
             self._pipeline.check_capacity()
             events, rejected, unknown = self._predictions.decode(body, lines)
-            if not events and not rejected:
-                return _no_events()
             many = lines or is_array(body)
             reply = self.submit("predictions", events, rejected, len(body), many=many, ids=ids, unknown=unknown)
         except REFUSED as error:
@@ -460,7 +458,7 @@ class Ingest:
         many = is_array(body)
         self._client_log.reject_events(rejected, items)
         if not items:
-            return problems.events_problem(rejected, many) if rejected else _no_events()
+            return problems.events_problem(rejected, many)
         if len(items) > MAX_FEEDBACK:
             count = f"expected at most {MAX_FEEDBACK} feedback objects in a request, got {len(items)}"
             raise EventError("", f"{count}: send them in several requests", "too_large")
@@ -497,7 +495,7 @@ class Ingest:
             return self.refusal(error)
         self._client_log.reject_events(rejected, events)
         if not events:
-            return problems.events_problem(rejected, is_array(body)) if rejected else _no_events()
+            return problems.events_problem(rejected, is_array(body))
         monitors = self._pipeline.monitors
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
@@ -521,8 +519,6 @@ class Ingest:
     def _record_labels(self, body: bytes, lines: bool) -> problems.Reply:
         try:
             items, refused, _ = self._labels.decode(body, lines)
-            if not items and not refused:
-                raise EventError("", "the body has no labels", "malformed")
             if len(items) > MAX_LABELS:
                 expected = f"expected at most {MAX_LABELS:,} labels in a request, got {len(items):,}"
                 raise EventError("", f"{expected}: send several requests", "too_large")
@@ -568,10 +564,6 @@ class Ingest:
 def is_array(body: bytes) -> bool:
     """Return whether a body is a JSON array, so that errors name the index of their event."""
     return body.lstrip()[:1] == b"["
-
-
-def _no_events() -> problems.Reply:
-    return problems.event_problem(EventError("", wire.NO_EVENTS, "malformed"))
 
 
 def _accepted(

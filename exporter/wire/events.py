@@ -447,8 +447,8 @@ class Decoder(Generic[_Event]):
         Raises
         ------
         EventError
-            When the body starts like an array, but is not JSON, or has more than `MAX_OBJECTS`. A single object that
-            is not JSON is a rejected event.
+            When the body starts like an array, but is not JSON, or has no event or more than `MAX_OBJECTS`. A single
+            object that is not JSON is a rejected event.
         """
         if len(body) > LARGE_EVENT and body.count(b"{") > MAX_OBJECTS:
             raise EventError("", f"the body has more than {MAX_OBJECTS:,} objects", "too_large")
@@ -464,6 +464,8 @@ class Decoder(Generic[_Event]):
             self._check_events(events)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EventError):
             return self._decode_one_by_one(body, lines)
+        if not events:
+            raise EventError("", NO_EVENTS, "malformed")
         return Decoded(events, [], unknown)
 
     def _read(self, read: _Read[_Event, _Result]) -> tuple[_Result, str | None]:

@@ -81,7 +81,7 @@ def test_each_label_has_its_answer(shared: Served) -> None:
         (b'{"prediction_id": "r", "label": "y", "time": "2200-01-01T00:00:00Z"}', "/time", "not in the future"),
         (b'{"prediction_id": "r", "label": "y", "time": "2026-01-01T00:00:00"}', "/time", ""),
         (b"[", "", "is not JSON"),
-        (b"[]", "", "the body has no labels"),
+        (b"[]", "", "the body has no events"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_label_is_named(shared: Served, body: bytes, pointer: str, detail: str) -> None:

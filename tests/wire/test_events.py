@@ -247,10 +247,11 @@ def test_after_a_thousand_refused_events_the_rest_is_ignored(count, examined):
     ]
 
 
-@pytest.mark.parametrize("body", [b"[]", b" [ ] "])
-def test_an_empty_array_holds_no_event(body):
-    """An empty array has neither valid nor invalid events."""
-    assert PREDICTIONS.decode(body) == ([], [], None)
+@pytest.mark.parametrize(("body", "lines"), [(b"[]", False), (b" [ ] ", False), (b"\n\n", True)])
+def test_an_empty_body_is_refused(body, lines):
+    """An empty array, and lines that are blank."""
+    with pytest.raises(EventError, match="the body has no events"):
+        PREDICTIONS.decode(body, lines)
 
 
 def test_valid_events_are_accepted_beside_invalid_ones():
@@ -277,7 +278,6 @@ def test_ndjson_lines_may_be_blank_and_end_with_lf_or_crlf():
     good, rejected, _ = PREDICTIONS.decode(body, lines=True)
     assert [event.id for event in good] == ["a", "b"]
     assert [(rejection.index, rejection.reason) for rejection in rejected] == [(1, "malformed")]
-    assert PREDICTIONS.decode(b"\n\n", lines=True) == ([], [], None)
 
 
 def test_a_prediction_that_is_not_finite_is_text():
