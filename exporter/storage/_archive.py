@@ -316,25 +316,22 @@ class StoredPredictions:
         if path and not path.is_file():
             raise StoreError(f"store.url: there is no database {config.url}")
         self._engine = db.open_engine(config, db.COMMAND_SECONDS)
-        table, archived = predictions.c, 0
-        if config.archive:
-            with self._reading() as connection:
-                archived = archived_up_to(connection)
+        table = predictions.c
         chosen = (table.day >= int(since // 86400)) & (table.received >= since) & (table.model == model) & db.has_inputs
-        chosen &= table.seq > archived
         if version:
             chosen &= table.version == version
+        of_model = sa.exists().where(db.labels.c.model == model, ~db.is_waiting)
         with self._reading() as connection:
+            archived = archived_up_to(connection) if config.archive else 0
+            chosen &= table.seq > archived
             last = connection.execute(sa.select(sa.func.max(table.seq)).where(chosen)).scalar()
             self._chosen = chosen & (table.seq <= (last or 0))  # the same rows in each pass, although new ones arrive
             self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
+            self.has_labels = bool(connection.execute(sa.select(of_model)).scalar())
         self._archive: tuple[ArchiveFiles, Any] | None = None
         if config.archive and archived:
             self._archive = ArchiveFiles(config.archive), archived_predictions(model, version, since, archived)
             self._rows += self._archive[0].count(self._archive[1])
-        of_model = sa.exists().where(db.labels.c.model == model, ~db.is_waiting)
-        with self._reading() as connection:
-            self.has_labels = bool(connection.execute(sa.select(of_model)).scalar())
         if self._archive and not self.has_labels:
             from pyarrow import dataset
 

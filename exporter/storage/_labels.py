@@ -145,8 +145,7 @@ class LabelRow(msgspec.Struct):
         text = prediction["prediction"]
         self.prediction = text if text and len(text) <= MAX_COMPARED else None
         self.confidence = prediction["confidence"]
-        self.model, self.version = db.storable(prediction["model"]), db.storable(prediction["version"])
-        self.segment = prediction["segment"] and db.storable(prediction["segment"])
+        self.model, self.version, self.segment = (prediction[name] for name in ("model", "version", "segment"))
 
 
 _JOINED = "l.label, l.loss, l.time, l.received, l.id"
@@ -320,7 +319,6 @@ class Labels:
         wanted: dict[str | None, set[str]] = {}
         for item in items:
             item.prediction_id = db.storable(item.prediction_id)
-            item.model = item.model and db.storable(item.model)
         resolve_aliases(connection, items)
         for item in items:
             wanted.setdefault(item.model, set()).add(item.prediction_id)

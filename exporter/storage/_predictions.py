@@ -492,9 +492,9 @@ def insert_block(connection: sa.Connection, block: BinBlock) -> None:
     )
     connection.execute(
         db.bin_codes.insert().values(
-            model=db.storable(block.model),
+            model=block.model,
             version=db.storable(block.version),
-            layout=db.storable(block.layout),
+            layout=block.layout,
             first=block.first,
             last=block.last,
             rows=len(block.ids),
