@@ -337,17 +337,19 @@ class FeedbackRecorder:
             batch.insert(row)
         else:
             description = {} if row["joined"] or row["version"] is not None else _description(item)
+            description = {name: value for name, value in description.items() if value not in {None, row[name]}}
             content = self._content(item, {**row, **description})
             if not description and all(row[name] == value for name, value in content.items()):
                 result = FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), repeat=True)
                 return result, row, None
+            row["counted"] = bool(row["counted"]) and row["status"] != "rejected"  # then it was withdrawn
             batch.replace(row, description)
         row |= {**content, "idempotency_key": key, "updated": now}
         counts = None
         if row["joined"]:
             delay = max(now - row["predicted"], 0.0) if is_first else None
-            counts = count(row, row["verdict"], bool(row["counted"]), delay)
-            row["counted"] = bool(row["counted"] or counts.correction)
+            counts = count(row, row["verdict"], row["counted"], delay)
+            row["counted"] = row["counted"] or counts.correction
         return FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), repeat=False), row, counts
 
     def _content(self, item: Feedback, row: db.Values) -> dict[str, Any]:
@@ -406,9 +408,13 @@ class FeedbackRecorder:
         try:
             self._size.require(connection, len(snapshot["inputs"] or ""), sender="")
         except StoreFullError:  # the feedback was acknowledged: it is joined without the inputs
+            snapshot["inputs"] = None
+        if snapshot["inputs"] is None:  # those that came with the feedback stay
             del snapshot["inputs"]
         if row["status"] == "pending":  # what a reviewer decided while it waited stands
             snapshot["verdict"] = current
+        elif row["status"] == "rejected" and corrected:
+            yield CountedFeedback(snapshot["model"], snapshot["version"], current, correction=False, decided=True)
         connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
 
 
@@ -441,9 +447,9 @@ def _given(item: Feedback) -> dict[str, Any]:
 
 
 def _description(item: Feedback) -> dict[str, Any]:
-    """Return `_given` if feedback describes its prediction well enough for a review without it, else nothing."""
+    """Return `_given` if feedback describes its prediction well enough for a review without it, else its model."""
     given = _given(item)
-    return {} if None in given.values() else given
+    return {"model": item.model} if None in given.values() else given
 
 
 _RESULT = (
@@ -472,5 +478,6 @@ def _is_same(recorded: db.Values, item: Feedback) -> bool:
     A correction may have been recorded as accepted: its label was the prediction, or within the tolerance at that time.
     """
     content = {"prediction_id": item.prediction_id, **_given_content(item)}
-    is_verdict = recorded["verdict"] in {item.verdict, "accepted"}
+    content |= {"prediction": label_json(item.prediction)} if item.prediction_id is None else {}
+    is_verdict = recorded["verdict"] == item.verdict or (recorded["verdict"] == "accepted" and item.label is not None)
     return is_verdict and all(recorded[name] == value for name, value in content.items())

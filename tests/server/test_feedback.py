@@ -123,24 +123,12 @@ def test_the_prediction_as_the_label_accepts_it(served: Served, first: str) -> N
     assert len(served.get("/v1/corrections").json["corrections"]) == len(DIFFERENT)
 
 
-def test_a_retry_of_a_correction_to_the_prediction_is_a_repeat(served: Served) -> None:
-    """With an Idempotency-Key, before and after the join and after other feedback; nothing counts twice."""
-    key = {"Idempotency_Key": "k"}
-    assert served.post("/v1/feedback", CORRECTED | {"label": "yes"}, **key).status == 201
-    assert served.post("/v1/feedback", CORRECTED | {"label": "yes"}, **key).status == 200
-    predict(served, "r-1")
-    eventually(lambda: verdicts(served) == {"accepted": 1, "corrected": 0})
-    assert served.post("/v1/feedback", CORRECTED | {"label": "yes"}, **key).status == 200
-    assert send(served).status == 201
-    assert served.post("/v1/feedback", CORRECTED | {"label": "yes"}, **key).status == 200
-    assert served.post("/v1/feedback", CORRECTED | {"label": "maybe"}, **key).status == 422
-    assert verdicts(served) == {"accepted": 1, "corrected": 1}
-
-
 def test_feedback_without_a_logged_prediction_is_compared_with_its_own(served: Served) -> None:
-    """The verdict corrected with the prediction itself as the label is acceptance."""
+    """The verdict corrected with the prediction itself as the label is acceptance; a key is of one prediction."""
     described = {"model": "credit", "version": "3", "inputs": {"age": 3}, "prediction": "7", "verdict": "corrected"}
-    assert served.post("/v1/feedback", described | {"label": 7}).json["verdict"] == "accepted"
+    assert served.post("/v1/feedback", described | {"label": 7}, Idempotency_Key="k").json["verdict"] == "accepted"
+    keyed = [described | {"label": 7, "prediction": prediction} for prediction in "78"]
+    assert [served.post("/v1/feedback", body, Idempotency_Key="k").status for body in keyed] == [200, 422]
     assert served.post("/v1/feedback", described | {"label": 8}).json["verdict"] == "corrected"
     del described["verdict"]  # it follows from the labels
     assert served.post("/v1/feedback", described | {"label": 9}).json["verdict"] == "corrected"

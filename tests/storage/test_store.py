@@ -66,9 +66,10 @@ class Exporter:
         batch = stored_batch(events, [True] * len(ids), [inputs] * len(ids), received or time.time())
         assert self.store.add(batch) == 0
 
-    def say(self, name: str, label: str = "1", key: str | None = None) -> Any:
+    def say(self, name: str | None, label: str | None = "1", key: str | None = None, **members: Any) -> Any:
         """Correct a prediction."""
-        return self.store.submit_feedback([Feedback(name, verdict="corrected", label=label)], key).result()[0]
+        said = Feedback(name, **{"verdict": "corrected", "label": label, **members})
+        return self.store.submit_feedback([said], key).result()[0]
 
     def count(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> int:
         """Rows of a table."""
@@ -103,17 +104,19 @@ def pair(postgres: Postgres, start: Start) -> tuple[Exporter, Exporter]:
 
 
 def test_feedback_meets_its_prediction_in_either_order(database: str, start: Start) -> None:
-    """Before or after, whatever the identifier's characters; each prediction is counted once."""
+    """Before or after, whatever the identifier's characters; each is counted once, for the model that one names."""
     exporter = start(database)
     names = ["late", "late \0 and \ud7ff模'%s\\"]
     assert [exporter.say(name.replace("late", "early")).joined for name in names] == [False, False]
+    assert [exporter.say("n's", model=model).repeat for model in (None, "m", "m")] == [False, False, True]
+    exporter.predict("n's", model="n")
     exporter.predict(*names, *(name.replace("late", "early") for name in names))
     assert exporter.store.flush(60)
     assert [exporter.say(name).joined for name in names] == [True, True]
     assert all(exporter.say(name).repeat for name in names)
     exporter.say("late", label="2")
     assert sum(verdict.correction for verdict in exporter.counted) == 4
-    assert exporter.count(feedback, feedback.c.joined) == exporter.count(feedback) == 4
+    assert exporter.count(feedback, feedback.c.joined) == exporter.count(feedback) - 1 == 4
     assert exporter.store.review.state().pending == {"m": 4}
 
 
@@ -147,19 +150,26 @@ def test_a_prediction_is_found_by_its_alias(database: str, start: Start) -> None
     assert list(removed.values()) == [1, 1, 1, 0]
 
 
-@pytest.mark.parametrize(("reviewed", "expected"), [(1, (False, "pending", "3")), (2, (True, "accepted", "9"))])
-def test_a_decision_holds_for_what_was_reviewed(database: str, start: Start, reviewed: int, expected: Any) -> None:
-    """Of feedback that named one prediction by both names, the later one is current, with its own decision."""
-    exporter = start(database)
+@pytest.mark.parametrize(("reviewed", "status"), [(1, "accepted"), (2, "accepted"), (2, "rejected")])
+def test_a_decision_holds_for_what_was_reviewed(database: str, start: Start, reviewed: int, status: str) -> None:
+    """Of feedback that named one prediction by both names, the later one is current, with its own decision and inputs.
+
+    What a reviewer rejects counts no more, until the user corrects the prediction again.
+    """
+    exporter, decision = start(database), Decision(status, '"9"', 1, "ann")
     given: Any = {"prediction": "7", "inputs": msgspec.Raw(b"{}")}
     said = [Feedback(name, "m", "1", "corrected", text, **given) for name, text in (("alias", "1"), ("id", "3"))]
     exporter.store.submit_feedback(said, None).result()
     exporter.store.change(feedback.update().values(created=0.0))
-    assert exporter.store.review.decide([(reviewed, Decision("accepted", '"9"', 1, "ann"))], {}, 0)[0].stored
-    exporter.predict("id", alias="alias")
+    assert exporter.store.review.decide([(reviewed, decision)], {}, 0)[0].stored
+    exporter.predict("id", alias="alias", inputs=b"")
     assert exporter.store.flush(60)
-    (again,) = exporter.store.review.decide([(1, Decision("accepted", '"9"', 2, "ann"))], {}, 0)
-    assert (again.stored, again.correction["status"], again.correction["label"]) == expected
+    (again,) = exporter.store.review.decide([(1, decision._replace(revision=2))], {}, 0)
+    assert (again.stored, again.correction["label"]) == ((True, "9") if reviewed == 2 else (False, "3"))
+    assert again.correction["inputs"] == msgspec.Raw(b"{}")
+    assert sum(one.correction - bool(one.decided) for one in exporter.counted) == (status == "accepted")
+    exporter.say("id", "5")
+    assert sum(one.correction - bool(one.decided) for one in exporter.counted) == 1
 
 
 @pytest.mark.parametrize("first", ["prediction", "feedback"])
@@ -241,17 +251,18 @@ def test_predictions_are_stored_completely(database: str, start: Start) -> None:
 
 
 def test_a_key_is_taken_once(database: str, start: Start) -> None:
-    """A retry is a repeat; the same key with other feedback is refused; both hold after a restart."""
+    """A retry is a repeat, before and after the join, other feedback and a restart; any other feedback is refused."""
     first = start(database)
+    assert [first.say("p", "7", "k").repeat for _ in range(2)] == [False, True]
     first.predict("p")
     assert first.store.flush(60)
-    assert not first.say("p", key="k").repeat
+    assert [first.say("p", *said).repeat for said in (("7", "k"), ("1",))] == [True, False]
     first.store.close()
     again = start(database)
-    assert again.say("p", key="k").repeat
-    assert again.say("p", label="2", key="k").conflict
-    assert len(first.counted) == 1
-    assert not again.counted
+    assert again.say("p", "7", "k").repeat
+    assert again.say("p", "2", "k").conflict
+    assert [one.verdict for one in first.counted + again.counted] == ["accepted", "corrected"]
+    assert [again.say("p", None, "v", verdict=one).conflict for one in ("accepted", "rejected")] == [False, True]
 
 
 def test_a_request_with_a_reused_key_stores_nothing(database: str, start: Start) -> None:
