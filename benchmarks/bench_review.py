@@ -74,7 +74,7 @@ def fill(url: str, many: int, corrections: int) -> None:
             corrected = min(BATCH, corrections, size)
             store.flush(600)
             store.submit_feedback([_correction(event, rng) for event in events[:corrected]], None).result(600)
-    if not store.flush(600) or not store.close(600):
+    if not store.flush(600) or store.close(600):
         raise SystemExit("not everything was written")
     print(f"{'filled through the store':52} {time.perf_counter() - start:12,.4g} s")
     engine = open_engine(StoreConfig(url=url), 600)

@@ -244,6 +244,12 @@ def _is_first(chosen: Filter) -> sa.ColumnElement[bool]:
     return (feedback.c.verdict == "sampled") | is_alone
 
 
+def _newest_rows(chosen: Filter, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Select the rows of a filter, of a model at most `CHARTED`: only its own are in an index by time."""
+    query = sa.select(*columns).where(*conditions(chosen))
+    return query.order_by(feedback.c.created.desc(), feedback.c.id.desc()).limit(CHARTED) if chosen.model else query
+
+
 def count_alike(connection: sa.Connection, chosen: Filter, ids: Sequence[int]) -> dict[int, int]:
     """Return how many later corrections are equal to each of some that a filter selects; see `MAX_ALIKE`."""
     tied = [*_TIED, confidence_key]
@@ -701,6 +707,8 @@ def _short(label: Any) -> str:
     return text if len(text) <= _LABEL else f"{text[:_LABEL]}…"
 
 
+CHARTED = 50_000
+"""Corrections of a model that charts and pairs are counted from, the newest ones."""
 MAX_CELLS = 1000
 """Pairs of prediction and label that are returned, the most frequent ones."""
 MAX_LABEL = 200
@@ -787,6 +795,8 @@ class PageStatistics(NamedTuple):
         How many corrections of the model are suspects.
     accuracy
         By model and version.
+    charted
+        How many corrections pairs and rates are of, at most, where they are of one model: the newest.
     """
 
     counts: dict[str, int]
@@ -796,6 +806,7 @@ class PageStatistics(NamedTuple):
     decided: int
     suspects: int
     accuracy: dict[tuple[str, str], AccuracyCounts]
+    charted: int = CHARTED
 
 
 class TrainingSet(NamedTuple):
@@ -1121,28 +1132,24 @@ class Review:
         since, reviewer
             Whose decisions are counted, from which Unix time in seconds on; None for all reviewers.
         """
-        number, selected, created = sa.func.count(), conditions(chosen), feedback.c.created
+        number, pair = sa.func.count(), (feedback.c.prediction, label_column.label("label"))
+        are_short = (sa.func.length(text) <= MAX_LABEL for text in pair)
+        labelled = _newest_rows(chosen.of_any_label(), *pair).where(*are_short).subquery().c
+        created = _newest_rows(chosen, feedback.c.created).subquery().c.created
         with self._store.reading() as connection:
-            of_any_status = conditions(chosen._replace(status=None))
-            query = sa.select(feedback.c.status, number).where(*of_any_status).group_by(feedback.c.status)
-            counts = dict.fromkeys(STATUSES, 0)
-            counts.update((status, total) for status, total in connection.execute(query))
-            pair = (feedback.c.prediction, label_column)
-            are_short = [sa.func.length(text) <= MAX_LABEL for text in pair]
-            query = sa.select(*pair, number).where(*conditions(chosen.of_any_label()), *are_short).group_by(*pair)
-            rows = connection.execute(query.order_by(number.desc(), *pair).limit(MAX_CELLS))
-            pairs = [(decode_label(predicted), decode_label(label), total) for predicted, label, total in rows]
-            query = sa.select(sa.func.min(created), sa.func.max(created)).where(*selected)
-            first, last = connection.execute(query).one()
+            query = sa.select(feedback.c.status, number).where(*conditions(chosen._replace(status=None)))
+            counts = dict.fromkeys(STATUSES, 0) | dict(connection.execute(query.group_by(feedback.c.status)).all())
+            query = sa.select(*labelled, number).group_by(*labelled).order_by(number.desc(), *labelled).limit(MAX_CELLS)
+            pairs = [(decode_label(was), decode_label(label), n) for was, label, n in connection.execute(query)]
+            first, last = connection.execute(sa.select(sa.func.min(created), sa.func.max(created))).one()
             step = next((step for step in reversed(STEPS) if last and last - first > BARS * step), STEPS[0])
             exact = created / step
             rounded = sa.cast(exact, sa.BigInteger)  # databases round a float differently
             index = sa.case((rounded > exact, rounded - 1), else_=rounded).label("step_index")
-            query = sa.select(index, number).where(*selected).group_by(index).order_by(index)
+            query = sa.select(index, number).group_by(index).order_by(index)
             rates = [(start * step, total) for start, total in connection.execute(query)]
-            decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since)
-            if reviewer is not None:
-                decided = decided.where(decisions.c.reviewer == reviewer)
+            by_whom = sa.true() if reviewer is None else decisions.c.reviewer == reviewer
+            decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since, by_whom)
             count_decided = sa.select(number).where(feedback.c.id.in_(decided), feedback.c.status != "pending")
             count_suspects = sa.select(number).select_from(suspects).join(feedback, of_suspect)
             if chosen.model is not None:
@@ -1150,7 +1157,7 @@ class Review:
                 count_suspects = count_suspects.where(suspects.c.model == chosen.model)
             decided_now, suspected = (connection.execute(one).scalar_one() for one in (count_decided, count_suspects))
             accuracy = accuracy_counts(connection, self._tolerances)
-        return PageStatistics(counts, pairs, step, rates, decided_now, suspected, accuracy)
+            return PageStatistics(counts, pairs, step, rates, decided_now, suspected, accuracy)
 
     def errors(self, chosen: Filter) -> Floats:
         """Return label minus prediction of what a filter selects, regardless of its prediction, label and error.

@@ -125,8 +125,8 @@ def glance(store: Store, chosen: Filter | None = None) -> PageStatistics:
     return store.review.statistics(chosen or Filter(), 0.0, None)
 
 
-def test_the_summary_of_the_queue(store: Store) -> None:
-    """Confusions by the final label, counts over time, and the number of pending corrections."""
+def test_the_summary_of_the_queue(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confusions by the final label, counts over time, and the number of pending corrections; the newest of a model."""
     put(
         store,
         [
@@ -144,10 +144,12 @@ def test_the_summary_of_the_queue(store: Store) -> None:
     refused = glance(store, Filter(status="rejected"))
     assert (refused.pairs, refused.counts) == ([(3.5, True, 1)], seen.counts)
     chosen = glance(store, Filter(predicted="3.5", label="true"))
-    assert (chosen.pairs, chosen.counts["rejected"], sum(chosen.counts.values())) == (seen.pairs, 1, 1)
-    assert [count for _, count in chosen.rates] == [1]
+    assert (chosen.pairs, sum(chosen.counts.values()), [count for _, count in chosen.rates]) == (seen.pairs, 1, [1])
     nothing = glance(store, Filter("loans"))
-    assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [], 0, 0, {})
+    assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [], 0, 0, {}, 50_000)
+    monkeypatch.setattr("exporter.storage._review.CHARTED", 2)
+    newest = glance(store, Filter("digits"))
+    assert [[row[-1] for row in rows] for rows in (newest.pairs, newest.rates)] == [[1, 1], [2]]
 
 
 @pytest.mark.parametrize(("hours", "step"), [(0, 60), (1, 60), (4, 300), (48, 3600), (47 * 24 + 1, 86400)])

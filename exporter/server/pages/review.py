@@ -658,6 +658,7 @@ def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, A
         "histogram": error_chart(review.errors(query.filter), query) if regression else None,
         "tolerance": exporter.pipeline.monitors.models[model].correction_tolerance if model else 0,
         "counts": found.counts,
+        "charted": found.charted,
         "waiting": state.pending,
         "suspect_count": found.suspects,
         "unjoined": sum(count for name, count in state.unjoined.items() if query.filter.model in {None, name}),
