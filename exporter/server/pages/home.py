@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import time
@@ -181,21 +182,22 @@ def model_rows(
         if wanted.lower() in f"{one.config.name} {one.version}".lower()
     }
 
+    worst = functools.cache(lambda monitor: drift_report.worst(monitor, now) or (None, None))
+
     def rank(monitor: ModelMonitor) -> tuple[bool, int, bool, str, str]:
-        worst = None if own[monitor] or len(own) > MAX_COMPARED else drift_report.worst(monitor, now)
-        name, has_drifted = monitor.config.name, worst is not None and worst[1].status == "drifted"
+        drift = None if own[monitor] or len(own) > MAX_COMPARED else worst(monitor)[1]
+        name, has_drifted = monitor.config.name, drift is not None and drift.status == "drifted"
         return not own[monitor], order.get(name, len(order)), not has_drifted, name, monitor.version
 
     found = sorted(own, key=rank)
     shown = found if everything else found[: max(MAX_OPEN_ROWS, sum(map(bool, own.values())))]
     leading = {name: leading_quality(monitors.of_model(name).values(), now) for name in {m.config.name for m in shown}}
-    rows = [_row(one, own[one], leading[one.config.name][one.version], now) for one in shown]
+    rows = [_row(one, own[one], leading[one.config.name][one.version], worst(one), now) for one in shown]
     return rows, len(found) - len(shown)
 
 
-def _row(monitor: ModelMonitor, own: Iterable[Alert], leading: Leading | None, now: float) -> dict[str, Any]:
-    recent = monitor.recent(now)
-    window, drift = drift_report.worst(monitor, now) or (None, None)
+def _row(monitor: ModelMonitor, own: list[Alert], leading: Leading | None, worst: Any, now: float) -> dict[str, Any]:
+    recent, (window, drift) = monitor.recent(now), worst
     measured = monitor.read_quality(now).get(leading.window) if leading and leading.basis == "measured" else None
     firing = sorted((alert for alert in own if alert.status == "firing"), key=_rank, reverse=True)
     return {
