@@ -205,13 +205,13 @@ class Metrics(Generic[T]):
         return lines
 
     def _read(self, source: T, cache: Cache, labels: dict[str, str]) -> Iterator[FamilyLines]:
-        place = tuple(labels.values())
+        label_values = tuple(labels.values())
         for families, read in self._readers:
             reading = read(source)
             if reading is None:
                 continue
             for family, one in zip(families, reading if len(families) > 1 else [reading], strict=True):
-                where = family.name, place
+                where = family.name, label_values
                 if isinstance(one, Mapping):
                     keys, values = tuple(one), list(one.values())
                     if family.kind == "summary":

@@ -351,7 +351,7 @@ class StoredPredictions:
         files, chosen = self._archive or (None, None)
         for part in files.batches([*names, "inputs"], chosen) if files else ():
             yield [{**row, "received": row["received"].timestamp()} for row in part]
-        columns = (*names[:-1], "day", "model", "block", "place")
+        columns = (*names[:-1], "day", "model", "block", "position")
         query = sa.select(*(predictions.c[name] for name in columns)).where(self._chosen)
         with self._reading() as connection:
             reader = InputsReader(connection)

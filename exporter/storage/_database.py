@@ -484,8 +484,8 @@ predictions = _table(
     # Clients' identifiers may be random: with the day first, only the index's last part changes and stays in memory.
     "seq key*, day int!, id text!, model text!, version text!, time float!, received float!, prediction text",
     "confidence float, code int!, duration_seconds float, confident bool!",
-    # Where its inputs are: a row of the table ``inputs``, and the place in it.
-    "block key, place int, segment text, alias text",
+    # Where its inputs are: a row of the table ``inputs``, and the position in it.
+    "block key, position int, segment text, alias text",
     sa.Index("predictions_day_id", "day", "id"),
     sqlite_autoincrement=True,  # the archive ends with a number, so none may be given twice
 )

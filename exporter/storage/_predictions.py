@@ -43,7 +43,7 @@ PER_ROW = tuple(column.name for column in db.predictions.columns if column.name 
 COLUMNS = SHARED + PER_ROW
 """All columns that are inserted, in order."""
 
-_WIDTH, _BLOCK, _PLACE, _ALIAS = len(PER_ROW), *map(PER_ROW.index, ("block", "place", "alias"))
+_WIDTH, _BLOCK, _POSITION, _ALIAS = len(PER_ROW), *map(PER_ROW.index, ("block", "position", "alias"))
 
 
 class Rows(msgspec.Struct, frozen=True, gc=False):
@@ -56,7 +56,7 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
     values
         The values of `PER_ROW`, one row after the other: a list for each row would take more memory than its values.
     inputs
-        The JSON of each row's inputs, empty for none; the columns ``block`` and ``place`` are set when it is stored.
+        The JSON of each row's inputs, empty for none; the columns ``block`` and ``position`` are set when it is stored.
     """
 
     shared: tuple[Any, ...]
@@ -109,7 +109,7 @@ def store_inputs(connection: sa.Connection, group: Sequence[Rows]) -> None:
     blocks: list[db.Values] = []
     members: list[list[tuple[Rows, int]]] = []
     for rows in group:
-        rows.values[_BLOCK::_WIDTH] = rows.values[_PLACE::_WIDTH] = [None] * len(rows)
+        rows.values[_BLOCK::_WIDTH] = rows.values[_POSITION::_WIDTH] = [None] * len(rows)
     for name in sorted({rows.shared[model] for rows in group}):
         found = [
             (rows, index, text)
@@ -123,8 +123,8 @@ def store_inputs(connection: sa.Connection, group: Sequence[Rows]) -> None:
             blocks.append({"model": name, "rows": len(chosen), "data": data})
             members.append([(rows, index) for rows, index, _ in chosen])
     for id_, chosen_rows in zip(_insert_block.keys(connection, blocks), members, strict=True):
-        for place, (rows, index) in enumerate(chosen_rows):
-            rows.values[index * _WIDTH + _BLOCK], rows.values[index * _WIDTH + _PLACE] = id_, place
+        for position, (rows, index) in enumerate(chosen_rows):
+            rows.values[index * _WIDTH + _BLOCK], rows.values[index * _WIDTH + _POSITION] = id_, position
 
 
 def _cut(found: Sequence[tuple[Rows, int, bytes]]) -> Iterator[Sequence[tuple[Rows, int, bytes]]]:
@@ -172,16 +172,16 @@ class InputsReader:
         self._block, self._texts = -1, list[bytes]()
 
     def text(self, row: Mapping[Any, Any]) -> str | None:
-        """Return the JSON of a prediction's inputs, given its ``block`` and ``place``; None for none."""
+        """Return the JSON of a prediction's inputs, given its ``block`` and ``position``; None for none."""
         if row["block"] is None:
             return None
         if row["block"] != self._block:
             with contextlib.closing(_find_block.execute(self._connection, {"block": row["block"]})) as cursor:
                 found = cursor.fetchone()
             self._block, self._texts = row["block"], unpack_block(found[0]) if found else []
-        if row["place"] >= len(self._texts):
+        if row["position"] >= len(self._texts):
             return None
-        return self._texts[row["place"]].decode("utf-8", "replace") or None
+        return self._texts[row["position"]].decode("utf-8", "replace") or None
 
 
 _insert_block = db.CompiledInsert(inputs, ("model", "rows", "data"))
@@ -287,7 +287,7 @@ def parts(sizes: Iterable[tuple[_Key, int]], most: int) -> Iterator[list[_Key]]:
 
 READ = (
     "day", "id", "model", "version", "time", "prediction", "confidence", "code", "duration_seconds", "confident",
-    "block", "place", "segment", "alias",
+    "block", "position", "segment", "alias",
 )  # fmt: skip
 """What is read of a prediction; its inputs are returned as text."""
 Named = tuple[str | None, str | None]

@@ -287,13 +287,13 @@ def _forget_predictions(connection: sa.Connection, model: str | None, ids: Colle
     """Delete predictions and their inputs; return how many there were."""
     is_stored_day = predictions.c.day.in_(stored_days(connection))
     condition = is_stored_day & predictions.c.id.in_(ids) & _is_of_model(predictions, model)
-    places: dict[int, list[int]] = {}
-    for row in connection.execute(sa.select(predictions.c.block, predictions.c.place).where(condition)):
+    positions: dict[int, list[int]] = {}
+    for row in connection.execute(sa.select(predictions.c.block, predictions.c.position).where(condition)):
         if row.block is not None:
-            places.setdefault(row.block, []).append(row.place)
-    for block, emptied in places.items():
+            positions.setdefault(row.block, []).append(row.position)
+    for block, emptied in positions.items():
         data = connection.execute(sa.select(inputs.c.data).where(inputs.c.id == block)).scalar()
-        texts = [b"" if place in emptied else text for place, text in enumerate(unpack_block(data))] if data else []
+        texts = [b"" if index in emptied else text for index, text in enumerate(unpack_block(data))] if data else []
         connection.execute(inputs.update().where(inputs.c.id == block).values(data=compress_block(texts)))
     return connection.execute(predictions.delete().where(condition)).rowcount
 

@@ -1370,7 +1370,7 @@ def _added(connection: sa.Connection, selection: Selection, mix: Mix, source: st
     query = sa.select(
         (_PREFIX + sa.cast(labels.c.id, sa.Text)).label("id"),
         *(labels.c[name] for name in ("prediction_id", "label", "predicted", "loss")),
-        *(predictions.c[name] for name in ("model", "version", "block", "place", "prediction", "confidence")),
+        *(predictions.c[name] for name in ("model", "version", "block", "position", "prediction", "confidence")),
         *(sa.null().label(name) for name in ("reviewed_label", "user", "reviewer", "reviewed")),
         sa.literal("labelled").label("verdict"),
         sa.literal(0).label("revision"),

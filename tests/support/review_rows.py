@@ -41,8 +41,8 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
     def insert(connection: sa.Connection) -> None:
         block = {"model": "digits", "rows": len(full), "data": compress_block(texts)}
         number = connection.execute(inputs.insert().values(block).returning(inputs.c.id)).scalar_one()
-        for place, (row, text) in enumerate(zip(full, texts, strict=True)):
-            row.update({"block": number, "place": place} if text else {"block": None, "place": None})
+        for position, (row, text) in enumerate(zip(full, texts, strict=True)):
+            row.update({"block": number, "position": position} if text else {"block": None, "position": None})
         connection.execute(predictions.insert(), full)
 
     store.write(insert)

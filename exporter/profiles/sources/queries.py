@@ -306,8 +306,8 @@ class SparkSource(Source):
 
     def _chosen(self, names: Collection[str] | None) -> tuple[list[str], Any]:
         """Return the columns that are needed, and their batches."""
-        places = {name: f"_{place}" for place, name in enumerate(self._numbers) if names is None or name in names}
-        return [*places], self._packed.select("part", "number", *places.values())
+        columns = {name: f"_{index}" for index, name in enumerate(self._numbers) if names is None or name in names}
+        return [*columns], self._packed.select("part", "number", *columns.values())
 
     def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.read_columns`; as many columns at once as are small enough together."""
@@ -316,8 +316,8 @@ class SparkSource(Source):
             chosen, frame = self._chosen([*names][start : start + number])
             with _errors(self.where):
                 table = frame.toArrow()
-            for place, name in enumerate(chosen, 2):
-                parts = [as_arrays(_unpacked(cell)) for cell in table.column(place)]
+            for index, name in enumerate(chosen, 2):
+                parts = [as_arrays(_unpacked(cell)) for cell in table.column(index)]
                 yield name, np.concatenate(parts or [np.empty(0)])
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
@@ -345,7 +345,7 @@ def _pack(batches: Iterator[Any]) -> Iterator[Any]:
         values = [TaskContext.get().partitionId(), batch.num_rows, *cells]
         types = [pa.int32(), pa.int32(), *[pa.binary()] * len(cells)]
         columns = [pa.array([value], kind) for value, kind in zip(values, types, strict=True)]
-        yield pa.RecordBatch.from_arrays(columns, ["part", "number", *(f"_{place}" for place in range(len(cells)))])
+        yield pa.RecordBatch.from_arrays(columns, ["part", "number", *(f"_{index}" for index in range(len(cells)))])
 
 
 def _unpacked(cell: Any) -> Any:
@@ -384,11 +384,11 @@ def _in_order(frame: Any, time_column: str, partitions: int) -> Any:
     """Return rows in ranges of time, sorted within; those of one time in the order in which they were read."""
     from pyspark.sql import functions
 
-    place = "(place)"
-    numbered = frame.withColumn(place, functions.monotonically_increasing_id())
+    row = "(row)"
+    numbered = frame.withColumn(row, functions.monotonically_increasing_id())
     column = numbered[f"`{time_column.replace('`', '``')}`"].asc_nulls_last()
     ranges = numbered.repartitionByRange(partitions, column)
-    return ranges.sortWithinPartitions(column, numbered[f"`{place}`"]).drop(place)
+    return ranges.sortWithinPartitions(column, numbered[f"`{row}`"]).drop(row)
 
 
 def _session(master: str) -> Any:

@@ -424,9 +424,9 @@ def _most_frequent(
 
 
 class Bar(NamedTuple):
-    """A bar: its place from the left, the number of corrections, which these are, and the address of their cards."""
+    """A bar: its position from the left, the number of corrections, which these are, and the address of their cards."""
 
-    place: int
+    position: int
     size: int
     which: str
     args: dict[str, str]
@@ -437,18 +437,18 @@ class Chart(NamedTuple):
 
     Attributes
     ----------
-    places
+    positions
         How many bars have room.
     begin, end
         What is at both ends; with "below" or "from" where a bar counts all that is further away.
     zero
-        The place that begins with 0; None if it is outside.
+        The position that begins with 0; None if it is outside.
     facts
         Of errors: their number, the mean, the mean absolute and the largest error.
     """
 
     bars: list[Bar]
-    places: int
+    positions: int
     begin: str
     end: str
     zero: int | None = None
@@ -497,7 +497,7 @@ def error_chart(errors: Floats, query: ReviewQuery) -> Chart | None:
             which += f" to {signed(high)}" if low is not None and high is not None else ""
             args = query.with_changes(error_from=_text(low), error_to=_text(high))
             bars.append(Bar(len(bars), count, which, args))
-    zero = next((bar.place for bar in bars if bar.args.get("error_from") == "0"), None)
+    zero = next((bar.position for bar in bars if bar.args.get("error_from") == "0"), None)
     begin = f"{'below ' if counts[0] else ''}{signed(edges[0])}"
     end = f"{'from ' if counts[-1] else ''}{signed(edges[-1])}"
     mean, absolute, largest = errors.mean(), np.abs(errors).mean(), errors[np.abs(errors).argmax()]

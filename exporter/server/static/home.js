@@ -47,9 +47,9 @@ function replace(part, fresh) {
   const open = [...part.querySelectorAll("details[open]")].map(keyOf);
   for (const one of fresh.querySelectorAll("details")) one.open = open.includes(keyOf(one));
   const focused = part.contains(document.activeElement) ? document.activeElement : null;
-  const place = focused ? alike(part, focused).indexOf(focused) : -1;
+  const index = focused ? alike(part, focused).indexOf(focused) : -1;
   part.replaceWith(document.adoptNode(fresh));
-  if (focused) /** @type {HTMLElement | undefined} */ (alike(fresh, focused)[place])?.focus({ preventScroll: true });
+  if (focused) /** @type {HTMLElement | undefined} */ (alike(fresh, focused)[index])?.focus({ preventScroll: true });
 }
 
 /** The links or summaries like one, of which several may lead to the same. @param {Element} part @param {Element} one */
