@@ -546,9 +546,11 @@ class RecordedBins:
         """
         table = db.bin_codes.c
         # The condition on the last one is of an indexed column.
-        query = sa.select(table.seq, table.version, table.first, table.last, table.rows).where(
-            *_of(chosen), table.first >= chosen.since, table.last >= chosen.since
-        )
+        is_chosen = (table.model == chosen.model) & (table.layout == chosen.layout)
+        is_chosen &= (table.first >= chosen.since) & (table.last >= chosen.since)
+        if chosen.version is not None:
+            is_chosen &= table.version == chosen.version
+        query = sa.select(table.seq, table.version, table.first, table.last, table.rows).where(is_chosen)
         blocks: list[StoredBlock] = []
         total = 0
         query = query.order_by(table.last.desc(), table.seq.desc())
@@ -594,13 +596,6 @@ class RecordedBins:
                 confident = np.frombuffer(data, np.uint8, rows, 4 * rows).view(np.bool_)
                 codes = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), rows * targets, 5 * rows)
                 yield block, ids, confident, codes.reshape(targets, rows)
-
-
-def _of(chosen: BlockFilter) -> Iterator[sa.ColumnElement[bool]]:
-    yield db.bin_codes.c.model == chosen.model
-    yield db.bin_codes.c.layout == chosen.layout
-    if chosen.version is not None:
-        yield db.bin_codes.c.version == chosen.version
 
 
 def delete_old_blocks(connection: sa.Connection, limit: int) -> None:
