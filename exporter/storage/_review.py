@@ -244,12 +244,6 @@ def _is_first(chosen: Filter) -> sa.ColumnElement[bool]:
     return (feedback.c.verdict == "sampled") | is_alone
 
 
-def _newest_rows(chosen: Filter, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """Select the rows of a filter, of a model at most `CHARTED`: only its own are in an index by time."""
-    query = sa.select(*columns).where(*conditions(chosen))
-    return query.order_by(feedback.c.created.desc(), feedback.c.id.desc()).limit(CHARTED) if chosen.model else query
-
-
 def count_alike(connection: sa.Connection, chosen: Filter, ids: Sequence[int]) -> dict[int, int]:
     """Return how many later corrections are equal to each of some that a filter selects; see `MAX_ALIKE`."""
     tied = [*_TIED, confidence_key]
@@ -345,6 +339,13 @@ def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) 
         return queries[0]
     union = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery()
     return in_order(sa.select(union), union.c.key, union.c.id)
+
+
+def _charted(chosen: Filter) -> sa.FromClause:
+    """Build the query of what charts show: identifiers and times of a model's newest corrections, or of all models'."""
+    if chosen.model is None:
+        return sa.select(feedback.c.id, feedback.c.created.label("key")).where(*conditions(chosen)).subquery()
+    return _page_query(chosen, CHARTED - 1, None, "newest").subquery()
 
 
 def _order_key(order: str) -> sa.ColumnElement[float]:
@@ -1132,14 +1133,14 @@ class Review:
         since, reviewer
             Whose decisions are counted, from which Unix time in seconds on; None for all reviewers.
         """
-        number, pair = sa.func.count(), (feedback.c.prediction, label_column.label("label"))
+        number, pair = sa.func.count(), (feedback.c.prediction, label_column)
         are_short = (sa.func.length(text) <= MAX_LABEL for text in pair)
-        labelled = _newest_rows(chosen.of_any_label(), *pair).where(*are_short).subquery().c
-        created = _newest_rows(chosen, feedback.c.created).subquery().c.created
+        labelled, created = feedback.c.id.in_(sa.select(_charted(chosen.of_any_label()).c.id)), _charted(chosen).c.key
         with self._store.reading() as connection:
             query = sa.select(feedback.c.status, number).where(*conditions(chosen._replace(status=None)))
             counts = dict.fromkeys(STATUSES, 0) | dict(connection.execute(query.group_by(feedback.c.status)).all())
-            query = sa.select(*labelled, number).group_by(*labelled).order_by(number.desc(), *labelled).limit(MAX_CELLS)
+            query = sa.select(*pair, number).where(labelled, *are_short).group_by(*pair)
+            query = query.order_by(number.desc(), *pair).limit(MAX_CELLS)
             pairs = [(decode_label(was), decode_label(label), n) for was, label, n in connection.execute(query)]
             first, last = connection.execute(sa.select(sa.func.min(created), sa.func.max(created))).one()
             step = next((step for step in reversed(STEPS) if last and last - first > BARS * step), STEPS[0])
