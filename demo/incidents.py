@@ -46,7 +46,7 @@ INCIDENTS = {
         480,
         "the camera goes dark: the lower half of each image keeps a tenth of its light",
         "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
-        "corrections rise; ModelInputsChanged fires after 3 to 4 minutes, its causes ModelFeatureDrift, "
+        "corrections rise; ModelInputsChanged fires after about 3 minutes, its causes ModelFeatureDrift, "
         "ModelFeatureMeanShift and ModelPredictionDrift, and ModelCorrectionRatioHigh (above 1%) after 6 to 9",
     ),
     "slow": Incident(

@@ -72,9 +72,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus")
     common.add_credentials(parser, "PROMETHEUS")
     add("--model", metavar="NAME", help="model; default: the only one in Prometheus")
-    text = "version to compare with (baseline); default: the one that appeared last before --after"
+    text = "version to compare with (baseline); default: the one before --after"
     add("--before", metavar="VERSION", help=text)
-    add("--after", metavar="VERSION", help="version to judge (candidate); default: the one that appeared last")
+    add("--after", metavar="VERSION", help="version to judge (candidate); default: the newest")
     text = "how far back from --to to look for the overlap period; default: since the newer version appeared, up to 7d"
     add("--last", type=checked(parse_duration), metavar="DURATION", help=text)
     text = "start of the window, RFC 3339, such as 2026-11-24T10:00:00Z; local time without an offset"

@@ -306,14 +306,14 @@ class Lineage:
         }
 
     def _use(self) -> str:
-        """Return what the release consists of and what it is good for, in a sentence."""
+        """Return what the release contains and how to use it, in a sentence."""
         rows = ", ".join(f"{source} {number:,}" for source, number in sorted(self._counts["sources"].items()))
         if self.mix.traffic is None:
             missing = f"; there is no prediction to add as {' or '.join(self.include)}" if self.include else ""
-            return f"Rows: {rows}; good for correcting together with earlier data, not for training alone{missing}."
+            return f"Rows: {rows}; train on them together with earlier data, not alone{missing}."
         bound = f" (roughly, as no weight exceeds {max(self.mix[:2]):,.0f})" if self.mix.limited else ""
         mix = f"weights give the mix of the {self.mix.traffic:,} stored predictions{bound}"
-        return f"Rows: {rows}; {mix}; good for training together with earlier data."
+        return f"Rows: {rows}; {mix}; train on them together with earlier data."
 
 
 def _text(value: Any) -> str:

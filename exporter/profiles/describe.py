@@ -333,7 +333,7 @@ def _texts(name: str, texts: list[str]) -> str | None:
     if len(texts) < _FEW:
         return None
     if all(_DATE.fullmatch(text) or _RFC_3339.match(text) for text in texts):
-        return f"holds dates that are not RFC 3339, and are read as text: set {_ignore(name)}"
+        return f"contains dates that are not RFC 3339, and are read as text: set {_ignore(name)}"
     if len(set(texts)) == len(texts):
         named = _ID_NAME.fullmatch(name) and not any(re.search(r"\s", text) for text in texts)
         if named or (len(texts) >= _FEW_UNNAMED and all(map(_ID.fullmatch, texts))):
@@ -346,7 +346,7 @@ def _decimal_comma(name: str, texts: list[str], is_csv: bool) -> str | None:
     if not with_comma or not all(map(_DECIMAL_COMMA.fullmatch, texts)) or all(map(_THOUSANDS.fullmatch, with_comma)):
         return None
     advice = 'set --decimal=","' if is_csv else f"write them with a point, or set {_ignore(name)}"
-    return f"holds numbers with decimal commas, which are read as text: {advice}"
+    return f"contains numbers with decimal commas, which are read as text: {advice}"
 
 
 def _confidence(

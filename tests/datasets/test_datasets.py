@@ -459,7 +459,7 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
         "sources": {"correction": 1500},
         "weights": {"correction": 1500.0},
         "traffic": None,
-        "use": "Rows: correction 1,500; good for correcting together with earlier data, not for training alone.",
+        "use": "Rows: correction 1,500; train on them together with earlier data, not alone.",
         "without_inputs": 0,
         "suspects": {"found": 0, "excluded": False, "checked": None},
         "from": "2023-11-14T22:13:20Z",
@@ -572,7 +572,7 @@ def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None
     printed = command(served, "release", "--model=credit", "--name=autumn")
     (listed,) = served.get("/v1/dataset/releases").json["releases"]
     address = f"{served.url}/v1/dataset/releases/{listed['id']}"
-    assert printed == f"autumn: {listed['lineage']['use']}\n{address}\nits labels were not checked yet\n"
+    assert printed == f"autumn: {listed['lineage']['use']}\n{address}\nits labels have not been checked for mistakes yet\n"
     output = tmp_path / "autumn.jsonl"
     command(served, "export", "autumn", "-o", str(output))
     assert hashlib.sha256(output.read_bytes()).hexdigest() == listed["sha256"]

@@ -83,8 +83,8 @@ def test_a_release_says_what_it_is(store: Store, include: tuple[str, ...], sourc
     assert sum(lineage["weights"].values()) == pytest.approx(100 if include else 12)
     assert lineage["traffic"] == (100 if include else None)
     rows = ", ".join(f"{source} {number}" for source, number in sorted(sources.items()))
-    mix = "weights give the mix of the 100 stored predictions; good for training together with earlier data."
-    alone = "good for correcting together with earlier data, not for training alone."
+    mix = "weights give the mix of the 100 stored predictions; train on them together with earlier data."
+    alone = "train on them together with earlier data, not alone."
     assert lineage["use"] == f"Rows: {rows}; {mix if include else alone}"
     with store.reading() as connection:
         released = connection.exec_driver_sql("SELECT count(*) FROM feedback WHERE released").scalar()

@@ -336,23 +336,21 @@ def test_sql_in_the_runbooks_is_valid(exporter: Exporter, folder: Path) -> None:
             store.execute(query)
 
 
-def test_links_are_valid() -> None:
-    """Relative links between the documents point to files and headings that exist."""
+def test_links_and_tables_are_valid() -> None:
+    """Links between documents, and names of scripts, point to what exists; each row of a table is on one line."""
     for path in (README, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        cut = re.search(r"^ *\|.*[^|\n]$", text, re.M)
+        assert not cut, f"{path.name}: {cut[0]}"
+        for name in re.findall(r"benchmarks/(?:studies/)?(\w+\.py)", text):
+            assert list((ROOT / "benchmarks").rglob(name)), f"{path.name}: {name}"
+        for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", text):
             file, _, anchor = target.partition("#")
             destination = path.parent / file if file else path
             assert destination.exists(), f"{path.name}: {target}"
             headings = re.findall(r"^#+ (.*)$", destination.read_text(encoding="utf-8"), re.M) if anchor else []
             slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert not anchor or anchor in slugs, f"{path.name}: {target}"
-
-
-def test_scripts_of_studies_exist() -> None:
-    """Each script that a document names exists."""
-    for path in DOCS.rglob("*.md"):
-        for name in re.findall(r"benchmarks/(?:studies/)?(\w+\.py)", path.read_text(encoding="utf-8")):
-            assert list((ROOT / "benchmarks").rglob(name)), f"{path.name}: {name}"
 
 
 def test_links_of_served_pages_are_answered(exporter: Exporter) -> None:

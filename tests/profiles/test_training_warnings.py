@@ -98,9 +98,9 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "dates in two formats": (
         "on",
         [f"2025-03-{n % 28 + 1:02}" if n % 9 else f"{n % 28 + 1:02}/03/2025" for n in range(ROWS)],
-        "holds dates that are not RFC 3339",
+        "contains dates that are not RFC 3339",
     ),
-    "dates with points": ("on", [f"{n % 28 + 1:02}.03.2025" for n in range(ROWS)], "holds dates that are not RFC 3339"),
+    "dates with points": ("on", [f"{n % 28 + 1:02}.03.2025" for n in range(ROWS)], "contains dates that are not RFC 3339"),
 }
 
 
@@ -166,7 +166,7 @@ def test_decimal_commas(write: Write, profile: Profile, tmp_path: Path) -> None:
     assert (made.confidence.min, made.confidence.max) == (0.1, 0.99)
     for suffix in ("jsonl", "parquet"):
         (warning,) = profile(write({"age": ages(), "price": prices}, suffix))[1]
-        assert warning.startswith("price: holds numbers with decimal commas")
+        assert warning.startswith("price: contains numbers with decimal commas")
         assert profile(tmp_path / f"training.{suffix}", *_flags(warning)) == (0, [])
 
 

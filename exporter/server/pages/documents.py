@@ -20,7 +20,7 @@ RUNBOOKS = DOCUMENTS / "runbooks"
 _ADDRESSES = ("http://127.0.0.1:9877", "http://127.0.0.1:3000")
 """The addresses of the exporter and of Grafana in runbooks, and in the links and code of all documents."""
 _IMAGES = {"png": "image/png", "svg": "image/svg+xml"}
-_HEAD = re.compile(r"# \w+\n\n(?P<meaning>.*?)\s+Severity: (?P<severity>\w+)\. Layer: (?P<layer>\w+)\.\n", re.S)
+_HEAD = re.compile(r"# \w+\n\n(?P<meaning>.*?)\s+Severity: (?P<severity>\w+)[^.]*\. Layer: (?P<layer>\w+)\.\n", re.S)
 
 
 def contents(exporter: Exporter) -> str:

@@ -101,7 +101,7 @@ class Comparisons(RefreshedMetrics):
         return compare_shared(prometheus, model, pair, default_window([appeared[version] for version in pair], now))
 
     def refresh(self) -> None:
-        """Compare the two versions of each model that appeared last."""
+        """Compare the two newest versions of each model."""
         models, failure = list(self._monitors().models), ""
         for model in sorted(models, key=lambda model: self._looked.get(model, 0.0)):
             try:

@@ -94,7 +94,7 @@ class Slices:
         return binner.profile.known_hash() if binner else None
 
     def binner(self, model: str, version: str | None) -> Binner | None:
-        """Return the binner of a version, or of the version that appeared last among those that serve."""
+        """Return the binner of a version, or of the newest version that serves."""
         monitors = self._monitors()
         if version is None:
             found = serving(monitors.of_model(model).values())
