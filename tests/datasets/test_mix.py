@@ -97,7 +97,7 @@ def test_without_a_confirmed_row_the_release_says_so(store: Store) -> None:
     put(store, [{"status": "accepted", "reviewed": START}])
     lineage = json.loads(make_release(store, "digits", None, None, NAME, include=ADDED).row["lineage"])
     assert (lineage["weights"], lineage["traffic"]) == ({"correction": 1.0}, None)
-    assert lineage["use"].endswith("training alone; there is no prediction to add as confirmed or labelled.")
+    assert lineage["use"].endswith("not alone; there is no prediction to add as confirmed or labelled.")
 
 
 def test_weights_are_limited(store: Store) -> None:
