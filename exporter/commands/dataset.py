@@ -163,7 +163,7 @@ def _release(options: argparse.Namespace) -> int:
     suspects = release["lineage"]["suspects"]
     print(f"{release['name']}: {release['lineage']['use']}\n{client.url}/v1/dataset/releases/{release['id']}")
     if suspects["checked"] is None:
-        print("its labels have not been checked for mistakes yet")
+        print("its labels are not checked for mistakes yet")
     elif suspects["found"]:
         what = "left out" if suspects["excluded"] else "in it"
         query = f"{urlencode({'model': release['model']})}&status=accepted&suspect=true&order=suspect&source=all"

@@ -572,7 +572,7 @@ def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None
     printed = command(served, "release", "--model=credit", "--name=autumn")
     (listed,) = served.get("/v1/dataset/releases").json["releases"]
     address = f"{served.url}/v1/dataset/releases/{listed['id']}"
-    assert printed == f"autumn: {listed['lineage']['use']}\n{address}\nits labels have not been checked for mistakes yet\n"
+    assert printed == f"autumn: {listed['lineage']['use']}\n{address}\nits labels are not checked for mistakes yet\n"
     output = tmp_path / "autumn.jsonl"
     command(served, "export", "autumn", "-o", str(output))
     assert hashlib.sha256(output.read_bytes()).hexdigest() == listed["sha256"]

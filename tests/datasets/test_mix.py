@@ -107,7 +107,7 @@ def test_weights_are_limited(store: Store) -> None:
     put(store, [{"status": "accepted", "reviewed": START, "inputs": "{}"}, confirmed])
     lineage = json.loads(make_release(store, "digits", None, None, NAME, include=ADDED).row["lineage"])
     assert lineage["weights"] == {"correction": 1.0, "confirmed": 5.0}
-    assert "50 stored predictions (roughly, as no weight exceeds 5); good" in lineage["use"]
+    assert "50 stored predictions (roughly, as no weight exceeds 5); train" in lineage["use"]
 
 
 def test_labels_of_numbers_are_no_mistakes(store: Store) -> None:

@@ -100,7 +100,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
         [f"2025-03-{n % 28 + 1:02}" if n % 9 else f"{n % 28 + 1:02}/03/2025" for n in range(ROWS)],
         "contains dates that are not RFC 3339",
     ),
-    "dates with points": ("on", [f"{n % 28 + 1:02}.03.2025" for n in range(ROWS)], "contains dates that are not RFC 3339"),
+    "dates with points": ("on", [f"{n % 28 + 1:02}.03.2025" for n in range(ROWS)], "contains dates that are not RFC"),
 }
 
 
