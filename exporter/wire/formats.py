@@ -33,7 +33,7 @@ MAX_ROWS = 50_000
 """Predictions in one body."""
 MAX_UNPACKED = 2 * MAX_BODY
 """Bytes of all compressed bodies in one request, unpacked."""
-MAX_CELLS = 5_000_000
+MAX_CELLS = 2_000_000
 """Values of a table whose rows are objects with different members."""
 
 _GZIP = b"\x1f\x8b"

@@ -20,9 +20,9 @@ from exporter.errors import EventError
 from exporter.features import is_vector, shown_as
 from exporter.features.image import are_numbers
 from exporter.features.json_inputs import sanitize
-from exporter.validation import explain, json_pointer, preview, suggestion
+from exporter.validation import preview, suggestion
 from exporter.wire import formats
-from exporter.wire.events import Prediction, RejectedEvent, check_names, check_times
+from exporter.wire.events import MAX_DECODED, MAX_ID, Prediction, RejectedEvent, check_names, check_times
 
 CONFIDENCES = frozenset(
     ["confidence", "output_probability", "predict_proba", "proba", "probabilities", "probability", "score", "scores"]
@@ -273,17 +273,18 @@ class Exchange(NamedTuple):
         EventError
             When the exchange does not fit itself, or the configuration.
         """
+        base_id = self.id or self.response.id or self.request.id
+        for name, text in (("id", base_id), ("version", self.model_version)):
+            if text and len(text) > MAX_ID:  # each row would have a copy
+                raise EventError(f"/{name}", f"expected at most {MAX_ID} characters, got {len(text)}", "too_long")
         outputs = read_outputs(model, self.response.columns)
         rows = map_inputs(model, self.request.columns)
-        failed = self.response.failed
-        count = len(outputs) if rows is None else len(rows)
-        if failed:
-            count = 1 if rows is None else count
-            outputs = [ModelOutput(None)] * count
-        if len(outputs) != count:
-            sides = f"the request has {count} rows, the response {len(outputs)}"
+        if failed := self.response.failed:
+            outputs = [ModelOutput(None)] * (1 if rows is None else len(rows))
+        count = len(outputs)
+        if rows is not None and len(rows) != count:
+            sides = f"the request has {len(rows)} rows, the response {count}"
             raise EventError("", f"{sides}; without rows, set mapping.batched to false", "malformed")
-        base_id = self.id or self.response.id or self.request.id
         alias = other_name((self.alias, self.response.id, self.request.id), base_id)
         common = {
             "model": model.config.name,
@@ -357,12 +358,9 @@ def validate(documents: Sequence[dict[str, Any]]) -> Validated:
     accepted, rejected = [], []
     for index, document in enumerate(documents):
         try:
-            accepted += _checked([msgspec.convert(document, Prediction)])
+            accepted += _checked([formats.convert(document, Prediction)])
         except EventError as error:
             rejected.append(RejectedEvent.of(error, index))
-        except msgspec.ValidationError as error:
-            path, detail, reason = explain(error, document)
-            rejected.append(RejectedEvent(index, json_pointer(path), detail, reason))
     return accepted, rejected
 
 
@@ -386,7 +384,8 @@ def map_inputs(model: ConfiguredModel, columns: Sequence[formats.Column]) -> lis
     Raises
     ------
     EventError
-        When columns have different numbers of rows, or values of another length than their names.
+        When columns have different numbers of rows, or values of another length than their names, or all names in all
+        rows together are too long.
     """
     mapping = model.config.mapping.inputs
     columns = [as_batch(model, column) for column in columns if mapping.get(column.name, "") is not None]
@@ -401,8 +400,12 @@ def map_inputs(model: ConfiguredModel, columns: Sequence[formats.Column]) -> lis
         # A redacted input may be among the values of one that is not known.
         unknown = [None] * len(column.values) if model.config.redact else _convert_values(column.values, None)
         inputs |= guess or {column.name: unknown}
+    rows, names = len(columns[0].values), memoryview(encode_inputs(dict.fromkeys(inputs)))
+    if (size := rows * len(names)) > MAX_DECODED:
+        detail = f"the names of {len(inputs):,} inputs take {size >> 20} MiB in {rows:,} rows"
+        raise EventError("/inputs", f"{detail}, {MAX_DECODED >> 20} MiB are the most: send fewer rows", "too_large")
     if not inputs:
-        return [{} for _ in columns[0].values]
+        return [{}] * rows
     return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
 
 
@@ -505,7 +508,7 @@ class ProxyRecord(msgspec.Struct):
     code: Annotated[int, msgspec.Meta(ge=100, le=599)]
     id: str | None = None
     alias: str | None = None
-    version: str | None = None
+    model_version: str | None = msgspec.field(default=None, name="version")
     time: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     duration_seconds: float | None = None
     request: _Body = None
@@ -515,11 +518,6 @@ class ProxyRecord(msgspec.Struct):
     def names(self) -> tuple[str]:
         """The name of the model."""
         return (self.model,)
-
-    @property
-    def model_version(self) -> str | None:
-        """The version of the model."""
-        return self.version
 
     def predictions(self, model: ConfiguredModel) -> Validated:
         """Return the predictions, and those rejected; the request counts even if its bodies cannot be read."""
@@ -547,7 +545,7 @@ class ProxyRecord(msgspec.Struct):
         return self._exchange(request, response)
 
     def _exchange(self, request: formats.Payload, response: formats.Payload) -> Exchange:
-        known = self.id, self.version, self.time, self.duration_seconds, self.code, self.alias
+        known = self.id, self.model_version, self.time, self.duration_seconds, self.code, self.alias
         return Exchange(self.names, request, response, *known)
 
 

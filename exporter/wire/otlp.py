@@ -258,8 +258,9 @@ def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Pre
 
 
 def _text(attributes: Mapping[str, Any], key: str) -> str | None:
+    """Return an attribute as text, cut above any valid length: all records may share one that is long."""
     value = attributes.get(key)
-    return str(value) if isinstance(value, str | int | float) and value != "" else None
+    return str(value)[: MAX_CALL + 1] if isinstance(value, str | int | float) and value != "" else None
 
 
 def _code(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Any:
