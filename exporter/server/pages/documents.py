@@ -122,7 +122,7 @@ def _html(markdown: str, name: str = "index", addresses: list[tuple[str, str]] |
     # Code and tables scroll on phones, and what scrolls must be reachable by keyboard.
     html = html.replace("<table>", '<div class="wide" tabindex="0"><table>').replace("</table>", "</table></div>")
     html = html.replace("<th></th>", "<td></td>")
-    return html.replace("<pre>", '<pre tabindex="0">')
+    return html.replace("<pre>", '<pre tabindex="0">').replace(' style="text-align:right"', ' class="number"')
 
 
 def _anchor(heading: str) -> str:
