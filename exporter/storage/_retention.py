@@ -216,10 +216,12 @@ class Retention:
             limit = min(step, surplus) if surplus else step
             # The oldest have the lowest numbers: only they are read.
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
+            is_next = predictions.c.seq.in_(oldest) & too_old
             start = time.perf_counter()  # what else a step does takes as long with fewer rows
-            deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
+            last_block = connection.execute(sa.select(sa.func.max(predictions.c.block)).where(is_next)).scalar()
+            deleted = connection.execute(predictions.delete().where(is_next)).rowcount
             passed = time.perf_counter() - start
-            _delete_inputs(connection)
+            _delete_inputs(connection, last_block or 0)
             orphans = _end_waiting(connection, oldest_kept, step)
             delete_old_blocks(connection, step)
             old_labels = _delete_labels(connection, oldest_kept, step, archives=self._archives)
@@ -248,15 +250,18 @@ class Retention:
         return math.ceil((1 - limit / used) * len(prediction_range(connection)))
 
 
-def _delete_inputs(connection: sa.Connection) -> None:
-    """Delete the blocks of inputs of deleted predictions: blocks are numbered about in the order of the predictions."""
+def _delete_inputs(connection: sa.Connection, last: int) -> None:
+    """Delete the blocks of inputs of deleted predictions: blocks are numbered about in the order of the predictions.
+
+    The last block of those that were just deleted is the last of all if the predictions that follow have no inputs.
+    """
     first = (
         sa.select(predictions.c.block)
         .order_by(predictions.c.seq)
         .limit(db.backend(connection).NUMBERED_TOGETHER)
         .subquery()
     )
-    oldest = sa.select(sa.func.min(first.c.block)).scalar_subquery()
+    oldest = sa.func.coalesce(sa.select(sa.func.min(first.c.block)).scalar_subquery(), last + 1)
     is_old = (db.inputs.c.id < oldest) | ~sa.exists(sa.select(predictions.c.seq))
     connection.execute(db.inputs.delete().where(is_old))
 
