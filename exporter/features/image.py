@@ -99,28 +99,25 @@ def _pixels(value: Any) -> Floats | None:
 
 
 def number_array(value: Any, dtype: type | None = np.float64) -> npt.NDArray[Any] | None:
-    """Return nested lists of numbers as an array; None when they hold something else, or have no common shape."""
-    if not are_numbers(value):
-        return None
-    try:
-        return np.array(value, dtype=dtype)
-    except (ValueError, OverflowError):
-        return None
+    """Return nested lists of numbers as an array; None when they hold something else, or have no common shape.
 
-
-def are_numbers(value: Any) -> bool:
-    """Return whether all leaves of nested lists, or of an array, are numbers.
-
-    Check it before numpy converts a list: for strings numpy would allocate the longest string's size for every item.
+    numpy gets all numbers in one list: no other thread runs while it looks through nested ones, and for strings it
+    would allocate the longest string's size for every item.
     """
     if isinstance(value, np.ndarray):
-        return value.dtype.kind in "iuf"
-    level = value
-    while isinstance(level, list) and level and isinstance(level[0], list):
-        if set(map(type, level)) != {list}:
-            return False
-        level = list(itertools.chain.from_iterable(level))
-    return isinstance(level, list) and set(map(type, level)) <= {int, float}
+        return np.array(value, dtype) if value.dtype.kind in "iuf" else None
+    numbers, shape = value, []
+    while isinstance(numbers, list) and numbers and isinstance(numbers[0], list):
+        if set(map(type, numbers)) != {list} or len(set(map(len, numbers))) > 1:
+            return None
+        shape.append(len(numbers[0]))
+        numbers = list(itertools.chain.from_iterable(numbers))
+    if not isinstance(numbers, list) or not set(map(type, numbers)) <= {int, float}:
+        return None
+    try:
+        return np.array(numbers, dtype).reshape(len(value), *shape)
+    except (ValueError, OverflowError):
+        return None
 
 
 def open_image(value: str | bytes) -> PillowImage.Image:

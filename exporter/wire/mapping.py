@@ -18,7 +18,7 @@ import numpy as np
 from exporter.config import ModelConfig, Task
 from exporter.errors import EventError
 from exporter.features import is_vector, shown_as
-from exporter.features.image import are_numbers
+from exporter.features.image import number_array
 from exporter.features.json_inputs import sanitize
 from exporter.validation import preview, suggestion
 from exporter.wire import formats
@@ -483,12 +483,9 @@ def _convert_values(values: Sequence[Any], input_type: str | None) -> Sequence[A
 
 def _image(value: Any) -> Any:
     """Return an image with its channels last; a flat row of pixels is reshaped to a square."""
-    if not isinstance(value, list) or not are_numbers(value):
+    pixels = number_array(value, None) if isinstance(value, list) else None
+    if pixels is None:
         return unwrap(value)
-    try:
-        pixels = np.array(value)
-    except ValueError:  # ragged: not an image, and counted as such
-        return value
     side = math.isqrt(pixels.size)
     if pixels.ndim == 1 and side * side == pixels.size:
         return pixels.reshape(side, side).tolist()

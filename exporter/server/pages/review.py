@@ -154,7 +154,7 @@ def is_image(value: Any) -> bool:
     if isinstance(value, str):
         return value.startswith(pictures.FILE_PREFIXES)
     rows = isinstance(value, list) and len(value) > 1 and isinstance(value[0], list) and len(value[0]) > 1
-    return rows and pictures.are_numbers(value)
+    return rows and pictures.number_array(value) is not None
 
 
 def white(pixels: Floats, trained: NumericFeature | None) -> float:
