@@ -159,7 +159,7 @@ _CONSTANT = ("event", "model", "version")
 
 
 class Shape:
-    """Reads events from messages of another shape, by the JSON pointer (RFC 6901) of each member.
+    """Reads events from messages with another structure, by the JSON pointer (RFC 6901) of each member.
 
     Parameters
     ----------
@@ -682,7 +682,7 @@ _LIBRARY_LOG = logging.getLogger("exporter.commands.consume.librdkafka")
 def consume_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    text = f"topic, what its messages are ({', '.join(KINDS)}; default: predictions), file with their shape; repeatable"
+    text = f"topic, kind of messages ({', '.join(KINDS)}; default: predictions), file that maps fields; repeatable"
     add("--topic", action="append", required=True, type=_topic, metavar="NAME[=KIND[:FILE]]", help=text)
     add("--bootstrap-servers", metavar="HOST:PORT,…", help="brokers of the cluster")
     add("--group", default="model-exporter", metavar="NAME", help="consumer group")
@@ -806,7 +806,7 @@ def _topic(text: str) -> tuple[str, Kind]:
     if not colon:
         return _topic_name(name), found
     if found.event is None:
-        raise argparse.ArgumentTypeError(f"messages of the kind {word} have a shape of their own, without a file")
+        raise argparse.ArgumentTypeError(f"messages of the kind {word} have a fixed structure, so there is no file")
     try:
         return _topic_name(name), found._replace(encode=Shape(Path(path), found.event))
     except ExporterError as error:

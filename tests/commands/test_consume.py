@@ -325,7 +325,7 @@ def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, sha
     ("flags", "properties", "message"),
     [
         (["--topic=a=b"], "", "--topic: expected one of predictions, feedback"),
-        (["--topic=a=logs:x"], "", "--topic: messages of the kind logs have a shape of their own, without a file"),
+        (["--topic=a=logs:x"], "", "--topic: messages of the kind logs have a fixed structure, so there is no file"),
         (["--topic=a b"], "", "--topic: expected up to 249 letters"),
         (["--topic=a"], "", "--bootstrap-servers: name the brokers"),
         (["--topic=a", "--topic=a=labels", "--bootstrap-servers=x:1"], "", "--topic: a is named twice"),
