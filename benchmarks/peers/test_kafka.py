@@ -56,24 +56,35 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
 
 
 class Taken:
-    """An exporter that takes everything, once for each ``Idempotency-Key``, and knows how often it has each id."""
+    """An exporter that takes everything, once for each ``Idempotency-Key``, and knows how often it has each id.
+
+    Attributes
+    ----------
+    ids
+        How often it has each.
+    refused
+        The routes that are not available.
+    """
 
     def __init__(self) -> None:
         taken = self.ids = Counter[str]()
+        refused = self.refused = set[str]()
         keys = set[str | None]()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, *_: Any) -> None:
                 """Log nothing."""
 
             def do_POST(self) -> None:
                 events = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if (key := self.headers["Idempotency-Key"]) not in keys:
+                is_taken = self.path not in refused
+                if is_taken and (key := self.headers["Idempotency-Key"]) not in keys:
                     keys.add(key)
                     taken.update(event["id"] for event in events)
-                self.send_response(202)
+                self.send_response(202 if is_taken else 503)
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
@@ -185,6 +196,33 @@ def test_a_consumer_that_is_frozen_or_killed(tmp_path: Path, brokers: Brokers, t
                 twice = traffic.end()
     assert frozen <= 15 * 200  # what was written meanwhile
     assert twice - frozen <= TWICE
+
+
+@protocols
+def test_an_exporter_that_refuses_a_topic(tmp_path: Path, brokers: Brokers, taken: Taken, protocol: str) -> None:
+    """Others are read meanwhile, consumers join and leave the group, and nothing counts twice."""
+    taken_, refused = f"taken-{protocol}", f"refused-{protocol}"
+    create(brokers, taken_, refused)
+    others, traffic = Traffic(brokers, taken_, taken), Traffic(brokers, refused, taken)
+    flags = [f"--topic={taken_}", f"--topic={refused}=feedback", f"--group={refused}", "--batch-size=10"]
+    flags.append(properties(tmp_path, PROTOCOLS[protocol]))
+    with consuming(tmp_path, brokers, taken.url, *flags) as first:
+        traffic.arrive()
+        taken.refused.add("/v1/feedback")
+        for _ in range(10):
+            others.arrive(10)
+            time.sleep(1)
+        assert "503" in ready(first)
+        with consuming(tmp_path, brokers, taken.url, *flags, name="second") as second:
+            eventually(lambda: len(first.lags()) == len(second.lags()) == 2)
+            others.arrive(10)
+            assert first.stop() == 0
+            eventually(lambda: len(second.lags()) == 4)
+            others.arrive(10)
+            taken.refused.clear()
+            traffic.arrive()
+            eventually(lambda: ready(second).startswith("ready"))
+            assert (others.end(), traffic.end()) == (0, 0)
 
 
 @protocols

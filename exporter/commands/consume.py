@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka import Message as KafkaMessage
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.commands import common
@@ -37,7 +36,7 @@ MAX_BYTES = 8 << 20
 TIMEOUT_SECONDS = 8.0
 """Time in which the exporter must answer."""
 GIVE_UP_SECONDS = 2.0
-"""How long a request is tried again before the consumer looks whether it should stop."""
+"""How long a request is tried again before its topic is paused."""
 
 
 _rfc3339 = functools.lru_cache(rfc3339)
@@ -274,14 +273,14 @@ class Item(NamedTuple):
     refusal: str | None = None
 
 
-def requests(encode: Encode, messages: Iterable[Message], batch_size: int) -> Iterator[list[Item]]:
+def requests(encode: Encode, messages: Iterable[Message], batch_size: int) -> list[list[Item]]:
     """Split messages of a topic into those of one request each, of at most ``batch_size`` events.
 
     >>> messages = [Message("t", 0, offset, None, b"[{}, {}]", ()) for offset in range(3)]
     >>> [len(part) for part in requests(_objects, messages, 5)]
     [2, 1]
     """
-    part: list[Item] = []
+    parts: list[list[Item]] = []
     size = count = 0
     for message in messages:
         try:
@@ -289,22 +288,17 @@ def requests(encode: Encode, messages: Iterable[Message], batch_size: int) -> It
         except (EventError, OverflowError, RecursionError) as error:  # the last two of what no format can hold
             item = Item(message, [], getattr(error, "detail", str(error)))
         length = sum(map(len, item.events))
-        if part and (size + length > MAX_BYTES or count + len(item.events) > batch_size):
-            yield part
-            part, size, count = [], 0, 0
-        part.append(item)
+        if not parts or size + length > MAX_BYTES or count + len(item.events) > batch_size:
+            parts.append([])
+            size = count = 0
+        parts[-1].append(item)
         size += length
         count += len(item.events)
-    if part:
-        yield part
+    return parts
 
 
 Refusals = dict[Message, str]
 """Messages that cannot be used, and why."""
-
-
-class UnavailableError(ExporterError):
-    """The exporter did not take a request, and may take it later."""
 
 
 log = logging.getLogger("exporter.commands.consume")
@@ -324,6 +318,8 @@ class ConsumerMetrics:
         The metrics.
     moderation
         Logs.
+    failures
+        Why messages of a topic are sent again, by topic.
     """
 
     def __init__(self, topics: list[str]) -> None:
@@ -341,19 +337,25 @@ class ConsumerMetrics:
         for topic in topics:
             for result in ("accepted", "dead_letter", "dropped", "empty"):
                 self._messages.labels(topic, result)
-        self._failure, self._is_connected, self._taken, self._trouble = "", False, 0.0, ""
-        self.moderation = common.Moderation(log)
+        self._is_connected, self._taken, self._trouble = False, 0.0, ""
+        self.moderation, self.failures = common.Moderation(log), dict[str, str]()
 
-    def succeeded(self, topic: str, **numbers: int) -> None:
-        """Note that the exporter took messages; count those of each result."""
-        self._failure, self._taken, self._is_connected = "", time.time(), True
+    def took(self, topic: str, items: Sequence[Item], refused: str, refusals: Refusals) -> None:
+        """Note that the exporter took messages; count those of each result, and log refused ones now and then."""
+        self._taken = time.time()
+        empty = sum(item.message.value is None for item in items)
+        numbers = {"accepted": len(items) - empty - len(refusals), "empty": empty, refused: len(refusals)}
         for result, number in numbers.items():
             self._messages.labels(topic, result).inc(number)
+        for message, why in islice(refusals.items(), 1):
+            others = f", and {len(refusals) - 1} others" if len(refusals) > 1 else ""
+            self.moderation.warn("refused", "%s[%d] at offset %d%s: the exporter refused %s", *message[:3], others, why)
 
-    def failed(self, reason: str) -> None:
-        """Note, and log now and then, why messages are sent again."""
-        self._failure = reason
-        self.moderation.warn("failed", "%s", reason)
+    def failed(self, topic: str, reason: object) -> None:
+        """Note, count, and log now and then, why messages of a topic are sent again."""
+        self._retries.inc()
+        self.failures[topic] = f"{topic}: {reason}: the messages are sent again"
+        self.moderation.warn(f"failed {topic}", "%s", self.failures[topic])
 
     def on_statistics(self, text: str) -> None:
         """Read the lag of each partition, and the state of the connections, from librdkafka's statistics.
@@ -376,15 +378,11 @@ class ConsumerMetrics:
                     self._lag.labels(topic["topic"], number).set(max(end - position, 0))
 
     def on_commit(self, error: KafkaError | None, _: object) -> None:
-        """Count and log a commit that failed."""
+        """Count and log a commit that failed; after another one, a broker is connected."""
+        self._is_connected |= error is None
         if error is not None:
             self._commit_failures.inc()
             self.moderation.warn("commit", "offsets are not committed yet: %s", error.str())
-
-    def on_retry(self, reason: str) -> None:
-        """Count and log a request that is tried again."""
-        self._retries.inc()
-        self.moderation.warn("retry", "%s: trying again", reason)
 
     def on_kafka_error(self, error: KafkaError) -> None:
         """Log an error of librdkafka now and then: while no broker answers, it reports 20 of them a second."""
@@ -397,7 +395,7 @@ class ConsumerMetrics:
 
     def readiness(self) -> tuple[bool, str]:
         """Return whether messages flow, and a sentence about it."""
-        why = self._failure or ("" if self._is_connected else "no broker is connected")
+        why = "; ".join(self.failures.values()) or ("" if self._is_connected else "no broker is connected")
         last = f"it last took messages at {rfc3339(self._taken)}" if self._taken else "it took no messages yet"
         return not why, f"{why or 'ready'}; {last}{self._trouble}"
 
@@ -405,11 +403,11 @@ class ConsumerMetrics:
 WAIT_SECONDS = 0.2
 """Time in which a request fills up with messages."""
 PAUSE_SECONDS = 0.5
-"""Time before messages are sent again that the exporter, or the dead-letter topic, did not take."""
+"""Time, at least, before messages are sent again that the exporter, or the dead-letter topic, did not take."""
 CLOSE_SECONDS = 4.0
 """Time in which the brokers get to take the last offsets."""
-FLUSH_SECONDS = 4.0
-"""Time in which the brokers must have the dead letters."""
+FLUSH_SECONDS = 1.0
+"""Time in which the brokers must have the dead letters, before the other topics go on."""
 MAX_DETAIL = 1000
 """Bytes of a dead letter's reason, at most."""
 
@@ -430,19 +428,20 @@ class DeadLetters:
     def __init__(self, create: Callable[[], Producer], topic: str) -> None:
         self._create, self._producer, self._topic = create, create(), topic
         self._failure: KafkaError | None = None
-        self._written: dict[Message, bool] = {}  # whether the brokers have it; the producer repeats the others
+        # By topic, whether the brokers have a message; the producer repeats the others.
+        self._written: defaultdict[str, dict[Message, bool]] = defaultdict(dict)
 
-    def write(self, refusals: Refusals) -> None:
-        """Write messages, and wait until the brokers have them; one that is still on its way is not written again.
+    def write(self, topic: str, refusals: Refusals) -> None:
+        """Write messages of a topic, and wait until the brokers have them; one on its way is not written again.
 
         Raises
         ------
-        UnavailableError
+        RequestError
             When the brokers do not have them in time.
         """
-        self._failure = None
+        self._failure, where = None, f"the dead-letter topic {self._topic}"
         for message, detail in refusals.items():
-            if message not in self._written:
+            if message not in self._written[topic]:
                 self._produce(message, detail)
         try:
             self._producer.flush(FLUSH_SECONDS)
@@ -450,12 +449,12 @@ class DeadLetters:
             self._failure = error.args[0]
         if self._failure is not None:
             if self._failure.fatal() or self._failure.code() == KafkaError._FATAL:
-                self._producer, self._written = self._create(), {}
+                self._producer, self._written = self._create(), defaultdict(dict)
             right = ": the consumer needs the right to write to it" if "AUTHORIZATION" in self._failure.name() else ""
-            raise UnavailableError(f"the dead-letter topic {self._topic}: {self._failure.str()}{right}")
-        if not all(self._written.values()):
-            raise UnavailableError(f"the dead-letter topic {self._topic}: no broker takes messages, or too few do")
-        self._written = {}
+            raise RequestError(where, f"{self._failure.str()}{right}")
+        if not all(self._written[topic].values()):
+            raise RequestError(where, "no broker takes messages, or too few do")
+        del self._written[topic]
 
     def _produce(self, message: Message, detail: str, only_origin: bool = False) -> None:
         origin = {
@@ -469,14 +468,14 @@ class DeadLetters:
 
         def on_delivery(error: KafkaError | None, _: object = None) -> None:
             if error is None:
-                self._written[message] = True
+                self._written[message.topic][message] = True
             elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not only_origin:
                 self._produce(message, f"too large for this topic, only its origin is kept: {detail}", only_origin=True)
             else:
-                self._written.pop(message, None)
+                self._written[message.topic].pop(message, None)
                 self._failure = error
 
-        self._written[message] = False
+        self._written[message.topic][message] = False
         try:
             self._producer.produce(self._topic, value, key, headers=headers, on_delivery=on_delivery)
             self._producer.poll(0)
@@ -504,8 +503,10 @@ class Relay:
         Counts.
     batch_size
         Messages that are read at a time, and events of a request, at most.
-    ahead
-        Messages that were read while others had to wait.
+    waiting
+        Requests that the exporter has not taken yet, by topic.
+    due
+        Topics that are paused, and when their requests are sent again, on the monotonic clock.
     """
 
     consumer: Consumer
@@ -515,7 +516,8 @@ class Relay:
     dead_letters: DeadLetters | None
     metrics: ConsumerMetrics
     batch_size: int
-    ahead: list[KafkaMessage] = field(default_factory=list)
+    waiting: defaultdict[str, list[list[Item]]] = field(default_factory=lambda: defaultdict(list))
+    due: dict[str, float] = field(default_factory=dict)
 
     def run(self, stopping: threading.Event) -> None:
         """Take messages until the event is set.
@@ -526,19 +528,30 @@ class Relay:
             When the exporter refuses requests, another consumer has this one's ``group.instance.id``, or librdkafka has
             another fatal error.
         """
-        self.consumer.subscribe(list(self.kinds))
+        self.consumer.subscribe(list(self.kinds), on_revoke=self._on_revoke)
         while not stopping.is_set():
             by_topic: defaultdict[str, list[Message]] = defaultdict(list)
-            self.ahead.extend(self.consumer.consume(self.batch_size, WAIT_SECONDS))
-            for message in self.ahead:
+            for message in self.consumer.consume(self.batch_size, WAIT_SECONDS):
                 if error := message.error():
                     self._on_error(error)
                 else:
                     by_topic[message.topic() or ""].append(_convert(message))
-            self.ahead.clear()
             for topic, messages in by_topic.items():
-                for request in requests(self.kinds[topic].encode, messages, self.batch_size):
-                    self._deliver(topic, request, stopping)
+                self.waiting[topic] += requests(self.kinds[topic].encode, messages, self.batch_size)
+                if topic in self.due:  # these partitions are new
+                    self.consumer.pause(self._assigned(topic))
+            now = time.monotonic()  # until one fails, so that callbacks are served:
+            all(self._deliver(topic, stopping) for topic in [*self.waiting] if self.due.get(topic, 0) < now)
+
+    def _assigned(self, topic: str) -> list[TopicPartition]:
+        return [partition for partition in self.consumer.assignment() if partition.topic == topic]
+
+    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Drop the messages of partitions that another consumer reads now; librdkafka would keep them paused."""
+        lost = {(partition.topic, partition.partition) for partition in partitions}
+        for waiting in self.waiting.values():
+            waiting[:] = filter(None, ([item for item in items if item.message[:2] not in lost] for items in waiting))
+        self.consumer.resume(partitions)
 
     def close(self) -> bool:
         """Commit what is stored and leave the group; return whether the brokers answered in time."""
@@ -547,36 +560,43 @@ class Relay:
         thread.join(CLOSE_SECONDS)
         return not thread.is_alive()
 
-    def _deliver(self, topic: str, items: Sequence[Item], stopping: threading.Event) -> None:
-        """Send the messages of one request until the exporter has taken them, or the consumer is to stop."""
-        events = [(item.message, event) for item in items for event in item.events]
-        while not stopping.is_set():
+    def _deliver(self, topic: str, stopping: threading.Event) -> bool:
+        """Send the requests of a topic that are due; return whether the exporter took them.
+
+        A topic that it did not take is paused: its messages stay in Kafka, the other topics flow for half of the time
+        at least, and callbacks are served.
+        """
+        start, waiting = time.monotonic(), self.waiting[topic]
+        while waiting and not stopping.is_set():
+            items = waiting[0]
+            events = [(item.message, event) for item in items for event in item.events]
             refusals = {item.message: item.refusal for item in items if item.refusal is not None}
             try:
-                self._post(self.kinds[topic], events, refusals)
-                self._dispose(refusals)
-            except (UnavailableError, RequestError) as error:
-                self.metrics.failed(f"{error}: the messages are sent again")
-                # The group waits for its members. Callbacks come with messages.
-                self.ahead.extend(self.consumer.consume(len(self.ahead) < self.batch_size, 0))
-                stopping.wait(PAUSE_SECONDS)
-                continue
-            empty = sum(item.message.value is None for item in items)
-            refused = "dead_letter" if self.dead_letters else "dropped"
-            self.metrics.succeeded(
-                topic, accepted=len(items) - empty - len(refusals), empty=empty, **{refused: len(refusals)}
-            )
-            self._store_offsets(item.message for item in items)
-            return
+                self._post(topic, events, refusals)
+                if self.dead_letters and refusals:
+                    self.dead_letters.write(topic, refusals)
+            except RequestError as error:
+                self.metrics.failed(topic, error)
+                self.consumer.pause(self._assigned(topic))
+                self.due[topic] = time.monotonic() + max(time.monotonic() - start, PAUSE_SECONDS)
+                self.waiting[topic] = self.waiting.pop(topic)  # the others come first
+                return False
+            del waiting[0]
+            self.metrics.took(topic, items, "dead_letter" if self.dead_letters else "dropped", refusals)
+            self._store_offsets(items)
+        self.metrics.failures.pop(topic, None)
+        if self.due.pop(topic, None):
+            self.consumer.resume(self._assigned(topic))
+        return True
 
-    def _post(self, kind: Kind, events: Sequence[tuple[Message, bytes]], refusals: Refusals) -> None:
+    def _post(self, topic: str, events: Sequence[tuple[Message, bytes]], refusals: Refusals) -> None:
         """Post events that fit into one request; add the messages of those that cannot be used to ``refusals``.
 
         The same messages have the same idempotency key, so that they can be posted again until they are taken.
 
         Raises
         ------
-        UnavailableError, RequestError
+        RequestError
             When the exporter does not take them, or not in time: some of the messages may have been taken.
         BatchError
             When it refuses all messages, for a reason that is not in them.
@@ -586,10 +606,12 @@ class Relay:
         body = b"[%b]" % b",".join([event for _, event in events])
         positions = [message[:3] for message, _ in events]  # the same messages of the same partitions count once
         digest = hashlib.sha256(body + f"{self.group} {positions}".encode())
+        kind, on_retry = self.kinds[topic], functools.partial(self.metrics.failed, topic)
         headers = {"Content-Type": kind.content_type, "Idempotency-Key": f"kafka-{digest.hexdigest()}"}
-        response = self.client.repeat(GIVE_UP_SECONDS, self.metrics.on_retry, "POST", kind.route, body, headers=headers)
+        seconds = 0 if topic in self.due else GIVE_UP_SECONDS
+        response = self.client.repeat(seconds, on_retry, "POST", kind.route, body, headers=headers)
         if response.status in TRANSIENT:
-            raise UnavailableError(f"{self.client.url}: {response.error_message()}")
+            raise RequestError(self.client.url, response.error_message())
         is_taken = response.status in {200, 201, 202}
         if not is_taken and response.status not in {400, 413, 415, 422}:
             raise BatchError(f"{self.client.url}: {response.error_message()}: the messages are not committed")
@@ -597,13 +619,13 @@ class Relay:
         if is_taken or details:
             for index, detail in details.items():
                 refusals.setdefault(events[index][0], detail)
-            self._post(kind, events[end:], refusals)
+            self._post(topic, events[end:], refusals)
         elif len(events) == 1:
             refusals[events[0][0]] = response.error_message()
         else:  # some may be good: the response need not tell which
             middle = len(events) // 2
-            self._post(kind, events[:middle], refusals)
-            self._post(kind, events[middle:], refusals)
+            self._post(topic, events[:middle], refusals)
+            self._post(topic, events[middle:], refusals)
 
     def _details(self, response: Response, is_taken: bool, number: int) -> tuple[dict[int, str], int]:
         """Return what is wrong with events by index, and the index up to which a response says it; log its warnings."""
@@ -624,22 +646,12 @@ class Relay:
                 raise BatchError(f"--exporter: the response ({response.status}) is not an exporter's") from None
         return details, number if is_taken or count < wire.MAX_REJECTED else max(details) + 1
 
-    def _store_offsets(self, messages: Iterable[Message]) -> None:
-        ends = {(message.topic, message.partition): message.offset + 1 for message in messages}
-        for key, offset in ends.items():
-            try:
-                self.consumer.store_offsets(offsets=[TopicPartition(*key, offset)])
-            except KafkaException as error:  # the partition has another consumer now, which reads these messages again
-                log.debug("%s[%d]: %s", *key, error.args[0].str())
-
-    def _dispose(self, refusals: Refusals) -> None:
-        """Write refused messages to the dead-letter topic, and log them now and then."""
-        if self.dead_letters and refusals:
-            self.dead_letters.write(refusals)
-        for message, detail in islice(refusals.items(), 1):
-            others = f", and {len(refusals) - 1} others" if len(refusals) > 1 else ""
-            where = *message[:3], others
-            self.metrics.moderation.warn("refused", "%s[%d] at offset %d%s: the exporter refused %s", *where, detail)
+    def _store_offsets(self, items: Iterable[Item]) -> None:
+        ends = {item.message[:2]: item.message.offset + 1 for item in items}
+        try:
+            self.consumer.store_offsets(offsets=[TopicPartition(*key, offset) for key, offset in ends.items()])
+        except KafkaException as error:  # the partitions have another consumer now, which reads these messages again
+            log.debug("offsets of %s are not stored: %s", [*ends], error.args[0].str())
 
     def _on_error(self, error: KafkaError) -> None:
         """Log an error, such as a topic that does not exist; raise one after which there would be no messages."""
@@ -651,12 +663,10 @@ class Relay:
         self.metrics.on_kafka_error(error)
 
 
-def _convert(message: KafkaMessage) -> Message:
-    headers: Any = message.headers() or ()
-    key: Any = message.key()
+def _convert(message: Any) -> Message:
     has_time, milliseconds = message.timestamp()
-    position = message.topic() or "", message.partition() or 0, message.offset() or 0
-    return Message(*position, key, message.value(), tuple(headers), milliseconds / 1000 if has_time else None)
+    content = message.key(), message.value(), tuple(message.headers() or ()), milliseconds / 1000 if has_time else None
+    return Message(message.topic(), message.partition(), message.offset(), *content)
 
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -747,12 +757,10 @@ def consume(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return the properties of the consumer and of the producer of dead letters."""
-    path = options.kafka_config_file
-    settings: dict[str, Any] = _properties(path) if path else {}
-    for key in _OWN.keys() | {"group.id"}:
-        if key in settings:
-            why = "set it with --group" if key == "group.id" else "it must not be set: the consumer sets it"
-            raise ExporterError(f"--kafka.config.file: {path}: {key}: {why}")
+    settings: dict[str, Any] = _properties(options.kafka_config_file) if options.kafka_config_file else {}
+    for key in settings.keys() & {*_OWN, "group.id"}:
+        why = "set it with --group" if key == "group.id" else "it must not be set: the consumer sets it"
+        raise ExporterError(f"--kafka.config.file: {options.kafka_config_file}: {key}: {why}")
     if options.bootstrap_servers:
         settings["bootstrap.servers"] = options.bootstrap_servers
     if "bootstrap.servers" not in settings:
@@ -771,16 +779,15 @@ def _properties(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
+        reason = getattr(error, "strerror", "it is not text")
         raise ExporterError(f"--kafka.config.file: {path} cannot be read: {reason}") from None
     properties = {}
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        key, equals, value = line.partition("=")
-        if not equals or not key.strip():
-            raise ExporterError(f"--kafka.config.file: {path}: line {number}: expected key=value")
-        properties[key.strip()] = value.strip()
+        if (text := line.strip()) and text[0] != "#":
+            key, equals, value = map(str.strip, text.partition("="))
+            if not key or not equals:
+                raise ExporterError(f"--kafka.config.file: {path}: line {number}: expected key=value")
+            properties[key] = value
     return properties
 
 
