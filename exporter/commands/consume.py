@@ -538,8 +538,8 @@ class Relay:
                     by_topic[message.topic() or ""].append(_convert(message))
             for topic, messages in by_topic.items():
                 self.waiting[topic] += requests(self.kinds[topic].encode, messages, self.batch_size)
-                if topic in self.due:  # these partitions are new
-                    self.consumer.pause(self._assigned(topic))
+                if topic in self.due:  # these partitions are new; their lag is known from their first messages on
+                    self.consumer.pause([TopicPartition(*one) for one in {message[:2] for message in messages}])
             now = time.monotonic()  # until one fails, so that callbacks are served:
             all(self._deliver(topic, stopping) for topic in [*self.waiting] if self.due.get(topic, 0) < now)
 
@@ -577,7 +577,8 @@ class Relay:
                     self.dead_letters.write(topic, refusals)
             except RequestError as error:
                 self.metrics.failed(topic, error)
-                self.consumer.pause(self._assigned(topic))
+                if topic not in self.due:
+                    self.consumer.pause(self._assigned(topic))
                 self.due[topic] = time.monotonic() + max(time.monotonic() - start, PAUSE_SECONDS)
                 self.waiting[topic] = self.waiting.pop(topic)  # the others come first
                 return False
@@ -629,8 +630,7 @@ class Relay:
 
     def _details(self, response: Response, is_taken: bool, number: int) -> tuple[dict[int, str], int]:
         """Return what is wrong with events by index, and the index up to which a response says it; log its warnings."""
-        details: dict[int, str] = {}
-        count = 0
+        details, count = dict[int, str](), 0
         try:
             document: Any = json.loads(response.body or b"{}")
             for warning in document.get("warnings", ()):
@@ -658,8 +658,7 @@ class Relay:
         is_fenced = error.code() in {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}
         if is_fenced or error.fatal() or error.code() == KafkaError._FATAL:
             same = "another consumer has the same group.instance.id: give each one its own"
-            is_same = is_fenced or "group.instance.id" in error.str()
-            raise ExporterError(same if is_same else f"Kafka: {error.str()}")
+            raise ExporterError(same if is_fenced or "group.instance.id" in error.str() else f"Kafka: {error.str()}")
         self.metrics.on_kafka_error(error)
 
 
