@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from support.memory import allocating
 from support.paths import ROOT
 
+from exporter import validation
 from exporter.validation import any_of, format_path, json_pointer, parse_duration, preview, suggestion
 
 MODULES = [
@@ -71,6 +73,15 @@ def test_a_very_long_name_gets_no_suggestion_quickly():
     with allocating(100_000):
         assert suggestion("models" * 10_000, ["models"]) == "valid values: models"
     assert suggestion("m" * 124 + "odel", ["m" * 124 + "odels"]).startswith("did you mean")
+
+
+def test_many_words_are_compared_for_a_moment(monkeypatch):
+    """A request may name many models that are not known: the server answers others meanwhile."""
+    monkeypatch.setattr(validation, "_COMPARED", [0.0])
+    words, begun = [f"{number:064b}" for number in range(1500)], time.monotonic()
+    hints = [suggestion(word, words[:200]) for word in words[500:]]
+    assert (hints[0][:12], hints[-1][:12]) == ("did you mean", "valid values")
+    assert time.monotonic() - begun < 10
 
 
 def test_names_are_listed_with_or():

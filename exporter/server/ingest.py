@@ -366,7 +366,7 @@ class Ingest:
                     yield from ({"pointer": json_pointer(("inputs", n)), "detail": text} for n, text in found.items())
         if member is not None:
             is_flat = binner and not inputs and member in binner.inputs
-            detail, is_mistake = (FLAT, True) if is_flat else wire.describe_member(member)
+            detail, is_mistake = (FLAT, True) if is_flat else wire.describe_member(member[: wire.MAX_ID + 1])
             what = f"{preview(member)} in predictions of {preview(event.model)}"
             self._client_log.warn("unknown_member", f"{what} {detail}")
             if is_mistake:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import io
 import itertools
@@ -21,7 +20,7 @@ import msgspec
 from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
-from exporter.validation import explain, json_pointer, preview, suggestion
+from exporter.validation import closest, explain, json_pointer, preview, suggestion
 
 _serial = itertools.count()
 _process = os.urandom(5).hex()
@@ -285,20 +284,15 @@ _MEANT = {
 """Members of a prediction by other names that they have elsewhere."""
 
 
+@functools.lru_cache(1000)
 def describe_member(name: str) -> tuple[str, bool]:
     """Describe an unknown member of a prediction; return also whether another one was probably meant.
 
     >>> describe_member("confidance")
     ('is not known and is ignored; did you mean "confidence"?', True)
     """
-    meant = _similar_member(name) if len(name) <= MAX_ID else None
+    meant = _MEANT.get(name.lower()) or closest(name, Prediction.__struct_fields__, 0.75)
     return f"is not known and is ignored{f'; did you mean {preview(meant)}?' if meant else ''}", bool(meant)
-
-
-@functools.lru_cache(1000)
-def _similar_member(name: str) -> str | None:
-    close = difflib.get_close_matches(name, Prediction.__struct_fields__, n=1, cutoff=0.75)
-    return _MEANT.get(name.lower()) or (close[0] if close else None)
 
 
 def time_off(events: Sequence[Prediction]) -> str | None:

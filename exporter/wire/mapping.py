@@ -228,8 +228,6 @@ log = logging.getLogger(__name__)
 
 MAX_COLUMNS = 10_000
 """Tensors or columns of a request."""
-MAX_HINTS = 100
-"""Unknown names of a request that are compared with the known ones."""
 MAX_ALIAS = 120
 """Characters of an alias: rows add their number."""
 _CHANNELS = (1, 3, 4)
@@ -326,7 +324,6 @@ class ModelNames:
     def __init__(self, models: Mapping[str, ModelConfig]) -> None:
         others = {name: model for model in reversed([*models.values()]) for name in model.mapping.names}
         self._models: dict[str, ModelConfig] = {**others, **models}
-        self._hints: dict[str, str] = {}
 
     def resolve(self, names: Iterable[str | None]) -> ModelConfig:
         """Return the model of the first name that is known.
@@ -334,8 +331,7 @@ class ModelNames:
         Raises
         ------
         EventError
-            When none of the names is known. Only the first `MAX_HINTS` unknown names get the name that was probably
-            meant: a request may have 200,000, and the comparison takes as long as everything else together.
+            When none of the names is known.
         """
         given = [name for name in names if name]
         for name in given:
@@ -344,11 +340,8 @@ class ModelNames:
         if not given:
             raise EventError("/model", "is required: the request does not name a model", "missing_field")
         name = given[0]
-        if name not in self._hints and len(self._hints) < MAX_HINTS:
-            self._hints[name] = f"; {suggestion(name, self._models)}"
-        hint = self._hints.get(name, "")
-        detail = f"no model {preview(name)} is configured, and no mapping.names has it{hint}"
-        raise EventError("/model", detail, "unknown_model")
+        detail = f"no model {preview(name)} is configured, and no mapping.names has it"
+        raise EventError("/model", f"{detail}; {suggestion(name, self._models)}", "unknown_model")
 
 
 def validate(documents: Sequence[dict[str, Any]]) -> Validated:

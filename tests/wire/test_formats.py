@@ -21,7 +21,6 @@ from exporter.wire.cloudevents import MAX_SECONDS, MAX_WAITING_BYTES, LoggedMess
 from exporter.wire.formats import MAX_ROWS, Payload, decode_request, decode_response, decompress, zstd
 from exporter.wire.mapping import (
     MAX_COLUMNS,
-    MAX_HINTS,
     ConfiguredModel,
     Exchange,
     ModelNames,
@@ -380,19 +379,6 @@ def test_models_have_other_names() -> None:
     assert error.value.reason == "unknown_model"
     with pytest.raises(EventError, match="does not name a model"):
         names.resolve((None, ""))
-
-
-def test_a_request_with_many_unknown_models_gets_few_hints() -> None:
-    """Only the first hundred unknown names are compared with the known ones, each once; the others are refused, too."""
-    names = ModelNames({"loans": ModelConfig("loans")})
-    details = []
-    for number in [*range(MAX_HINTS), 0, *range(MAX_HINTS, 20 * MAX_HINTS)]:
-        with pytest.raises(EventError) as error:
-            names.resolve((f"loan{number}",))
-        details.append(error.value.detail)
-    assert [detail.endswith("mapping.names has it") for detail in details] == [False] * 101 + [True] * 1900
-    first = 'no model "loan0" is configured, and no mapping.names has it; did you mean "loans"?'
-    assert details[MAX_HINTS] == details[0] == first
 
 
 def test_a_whole_number_that_no_float_holds() -> None:
