@@ -68,6 +68,11 @@ class EvaluationResult(msgspec.Struct, frozen=True, gc=False):
     score: _Score | None = msgspec.field(name="gen_ai.evaluation.score.value", default=None)
 
 
+_MODEL = ("model.name", "gen_ai.request.model", "gen_ai.response.model")
+_OF_EVALUATIONS = (*(field.encode_name for field in msgspec.structs.fields(EvaluationResult)), *_MODEL, "model.version",
+                   "gen_ai.response.id")  # fmt: skip
+
+
 class Evaluation(NamedTuple):
     """An evaluation of a prediction; ``found`` gets its result, with the name and the version of the model."""
 
@@ -195,8 +200,9 @@ def _results(records: Iterator[tuple[Any, Any] | EventError], signal: Signal) ->
         attributes = {**inherited, **attributes}
         if is_prediction:
             yield _prediction(attributes, record, is_log)
+        known = {key: attributes[key] for key in _OF_EVALUATIONS if key in attributes}  # both may be many
         for more in events:
-            yield attempt(_evaluation, {**attributes, **plain_attributes(more)}, record, is_log)
+            yield attempt(_evaluation, known | plain_attributes(more), record, is_log)
 
 
 def _is_prediction(attributes: Mapping[str, Any]) -> bool:
@@ -222,7 +228,7 @@ def _ids(attributes: Mapping[str, Any], *parts: Any) -> tuple[str, ...]:
 
 def _model(attributes: Mapping[str, Any]) -> tuple[tuple[str | None, ...], str | None]:
     """Return the names of the model, and its version."""
-    names = tuple(_text(attributes, key) for key in ("model.name", "gen_ai.request.model", "gen_ai.response.model"))
+    names = tuple(_text(attributes, key) for key in _MODEL)
     model, request_model, response_model = names
     version = response_model if response_model not in {model, request_model} else None
     return names, _text(attributes, "model.version") or version
