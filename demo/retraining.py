@@ -436,7 +436,7 @@ class Trainer:
         model.configure(self._directory)
         request(self._exporter, "POST", "/-/reload")
         self._versions.deploy(new)
-        served = f"has a profile of them, and serves half of the requests, beside version {old}"
+        served = f"has a profile of them, and serves half of the requests, like version {old}"
         self._report(request_id, f"version {new} is trained on {len(images)} images, {served}")
         return new
 

@@ -59,7 +59,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--phases", type=common.checked(scenario.parse), default=scenario.DEFAULT, help="phases of the scenario")
     add("--repeat", action="store_true", help="repeat the scenario until Ctrl-C")
     add("--prepare", action="store_true", help="only write the files into the folder")
-    text = "only review the corrections, train a version on a release of them, and serve it beside the old one"
+    text = "only review the corrections, train a version on a release of them, and serve both versions"
     add("--retrain", action="store_true", help=text)
     add = parser.add_argument_group(
         "incidents, each with the time that its alerts take to fire", _INCIDENTS

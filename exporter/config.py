@@ -556,7 +556,7 @@ def _check_archive(archive: Any) -> None:
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and (scheme == "s3" or ":" in user):  # abfs://CONTAINER@ACCOUNT… has no key
         names = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"}.get(
-            scheme, "those of the service in the environment"
+            scheme, "the service's keys in the environment"
         )
         refuse(("store", "archive"), f"expected a URL without keys: set {names}")
 

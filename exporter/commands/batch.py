@@ -164,7 +164,7 @@ def _refuse_column_options(options: argparse.Namespace, roles: tables.Roles) -> 
     """Refuse options about columns, models and versions: the events of the wire format hold all of these."""
     if roles.named() or options.type or options.model or options.version:
         raise BatchError(
-            f"{options.file}: holds predictions as POST /v1/predictions accepts them, which name their model, version "
+            f"{options.file}: contains predictions as for POST /v1/predictions, which name their model, version "
             "and inputs themselves: remove --model, --version, --type and the names of columns, or set --format=jsonl"
         )
 
@@ -640,7 +640,7 @@ def _why_none_joined(options: argparse.Namespace, url: str, first_id: str) -> st
             "model-exporter: no label has joined a prediction: all wait until theirs arrives. If the predictions were "
             "sent already, check:",
             f"  - Is {url} (--exporter) the exporter that got the predictions?",
-            f"  - Does {options.id_column} (--id-column) hold their identifiers? The first is {preview(first_id)}.",
+            f"  - Does {options.id_column} (--id-column) contain their identifiers? The first is {preview(first_id)}.",
             "  - Did they have an identifier (id) when they were sent? Otherwise the exporter gave them one; "
             "POST /v1/predictions?ids=1 returns it.",
             *([f"  - Are they of the model {options.model} (--model)?"] if options.model else []),

@@ -131,9 +131,11 @@ def redact(options: argparse.Namespace) -> int:
     if later:
         _remark(f"{later} rows were stored meanwhile: reload the exporter, then run this again")
     if not purged:
-        _remark("the write-ahead log may hold copies until it is written anew: the exporter is using it")
+        _remark("the write-ahead log may contain copies until it is rewritten: the exporter is using it")
     if damaged:
-        _remark(f"{damaged} damaged databases beside this one are not cleaned: remove them once you need them no more")
+        _remark(
+            f"{damaged} damaged databases next to this one are not cleaned: delete them once you no longer need them"
+        )
     return 0
 
 
@@ -153,7 +155,7 @@ def _clean(redaction: Redaction, redacted: Mapping[str, list[str]], kept: set[st
 
 
 def _done(dry_run: bool, done: str = "cleaned") -> str:
-    return "hold redacted inputs" if dry_run else done
+    return "contain redacted inputs" if dry_run else done
 
 
 def _layouts(path: Path) -> set[str]:
@@ -168,7 +170,7 @@ def _layouts(path: Path) -> set[str]:
 def _redact_release(redaction: Redaction, row: ReleaseRow, names: Collection[str], *, dry_run: bool) -> str:
     """Rewrite a release without redacted inputs; return what to print."""
     if dry_run:
-        return f"release {row['name']}: holds redacted inputs"
+        return f"release {row['name']}: contains redacted inputs"
     pages = redacted_pages(redaction.chunks(row), names)
     lineage = msgspec.json.decode(row["lineage"])
     lineage.setdefault("redacted_from", row["sha256"])
@@ -215,7 +217,7 @@ def forget(options: argparse.Namespace) -> int:
         for table, rows in redaction.forget(found, dry_run=options.dry_run).items():
             print(f"{table}: {rows:,} rows {done}")
         if not options.dry_run and not redaction.purge():
-            _remark("the write-ahead log may hold copies until it is written anew: the exporter is using it")
+            _remark("the write-ahead log may contain copies until it is rewritten: the exporter is using it")
     _remark("backups, exported files, logs and Prometheus' metrics are not changed: they expire, or you delete them")
     return 0
 

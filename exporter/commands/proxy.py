@@ -567,7 +567,7 @@ class _Exchange:
         if not 200 <= answer.status <= 999:
             raise ValueError(f"a status of {answer.status}")
         if answer.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
-            raise ValueError("transfer codings beside chunked")
+            raise ValueError("transfer codings other than chunked")
         self.alias = identifier(answer.headers)
         self.identifier = identifier(self._request.headers) or self.alias or self.identifier
         if self._named:

@@ -486,7 +486,7 @@ def scope_error(caller: Caller, needed: str | None) -> Reply | None:
     has = ", ".join(sorted(caller.scopes))
     if needed == USER:
         return problem(403, f"only a user with a password may do this; {preview(caller.name)} is a token")
-    detail = f"the token {preview(caller.name)} lacks the scope {needed}; it has {has}"
+    detail = f"the token {preview(caller.name)} does not have the scope {needed}; it has {has}"
     header = ("WWW-Authenticate", f'Bearer realm="model-exporter", error="insufficient_scope", scope="{needed}"')
     return problem(403, detail, headers=(header,), scope=needed)
 

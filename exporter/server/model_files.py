@@ -132,9 +132,7 @@ def _check_task(where: str, model: ModelConfig, profile: Profile, file: str) -> 
     task = task_of(profile)
     if model.task and task and model.task != task and (profile.quality or task == "classification"):
         what = "labels" if profile.quality else "predictions"
-        raise ConfigError(
-            f"{where}: the {what} in the profile {file} are those of a {task}; expected {task}, or no task"
-        )
+        raise ConfigError(f"{where}: the {what} in the profile {file} belong to a {task}; expected {task}, or no task")
 
 
 Stamp = tuple[int, ...] | None

@@ -246,7 +246,7 @@ ROUTES: dict[str, Route] = {
             Parameter("model", str, "A configured model; by default the only one."),
             Parameter("before", str, "The version to compare with; by default the last one before the other."),
             Parameter("after", str, "The version to judge; by default the newest."),
-            Parameter("sequential", bool, "Whether verdicts hold at every look, if requests are independent."),
+            Parameter("sequential", bool, "Whether verdicts are anytime-valid, if requests are independent."),
         ),
         pool="searches",
     ),

@@ -174,7 +174,7 @@ class ArchiveFiles:
 def another_database(path: str) -> StoreError:
     """Return the error of a file that this database did not write."""
     hint = "give each database an archive of its own; after a restore, move this file elsewhere"
-    return StoreError(f"store.archive: {path}: holds predictions of another database: {hint}")
+    return StoreError(f"store.archive: {path}: contains predictions of another database: {hint}")
 
 
 def _holds_others(stored: Any, content: Any) -> bool:

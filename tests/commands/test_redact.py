@@ -219,11 +219,11 @@ def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path)
         0,
         [
             "loans: name",
-            "predictions: 3 rows hold redacted inputs",
-            "feedback: 4 rows hold redacted inputs",
-            "release before: holds redacted inputs",
-            "requests for retraining: 1 rows hold redacted inputs",
-            "segments: 7 rows hold redacted inputs",
+            "predictions: 3 rows contain redacted inputs",
+            "feedback: 4 rows contain redacted inputs",
+            "release before: contains redacted inputs",
+            "requests for retraining: 1 rows contain redacted inputs",
+            "segments: 7 rows contain redacted inputs",
         ],
     ), result.stderr
     assert SECRET in "".join(stored(folder))

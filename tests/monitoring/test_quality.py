@@ -114,7 +114,7 @@ def test_a_task_that_contradicts_the_profile_is_refused(tmp_path: Path) -> None:
     """The predictions of the profile are categories: they have no error."""
     path = write_config(tmp_path, {"models": [{"name": "credit", "profile": "credit.json", "task": "regression"}]})
     with pytest.raises(
-        ConfigError, match=r"models\[0\].task: the predictions in the profile .* are those of a classification"
+        ConfigError, match=r"models\[0\].task: the predictions in the profile .* belong to a classification"
     ):
         load_monitors(path)
 

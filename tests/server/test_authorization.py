@@ -101,7 +101,7 @@ def test_each_route_requires_its_scope(server: Served, method: str, path: str, b
             assert method == "HEAD" or answer.json["detail"].startswith("only a user with a password may do this")
         elif method != "HEAD":
             assert answer.json["scope"] == scope
-            assert answer.json["detail"] == f'the token "{other}er" lacks the scope {scope}; it has {other}'
+            assert answer.json["detail"] == f'the token "{other}er" does not have the scope {scope}; it has {other}'
             assert f'error="insufficient_scope", scope="{scope}"' in answer.headers["WWW-Authenticate"]
     assert asked().status == 401
 

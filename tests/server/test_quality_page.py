@@ -282,7 +282,7 @@ def test_a_calibration_of_few_rows_may_be_off_by_its_own_chance(tmp_path: Path) 
     few, many = estimator(tmp_path, 400, "accuracy"), estimator(tmp_path, 40_000, "accuracy")
     assert "The estimate was good" in checked(*few, 0.82)
     assert "The estimate was too high" in checked(*few, 0.7)
-    assert "so few labels tell little" in checked(*few, 0.5, labels=2)
+    assert "so few labels prove little" in checked(*few, 0.5, labels=2)
     assert "The estimate was too low, by more than chance explains" in checked(*many, 0.82)
 
 

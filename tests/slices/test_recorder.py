@@ -191,7 +191,7 @@ def test_redact_removes_bins_of_what_is_redacted_now(tmp_path: Path) -> None:
     config["models"][0]["redact"] = ["pilot", "carrier"]
     path.write_text(yaml.safe_dump(config))
     text = redact("--dry-run")
-    assert "bins of flights: 40 predictions hold redacted inputs" in text
+    assert "bins of flights: 40 predictions contain redacted inputs" in text
     assert blocks() == 1
     assert "bins of flights: 40 predictions removed" in redact()
     assert blocks() == 0

@@ -402,12 +402,12 @@ def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_p
     archived.archive()
     second = Archived(f"sqlite:///{tmp_path / 'second.db'}", archived.folder)
     second.predict(3, *range(5, 10))
-    with pytest.raises(StoreError, match=rf"store\.archive: .*/{1:020}\.parquet: holds predictions of another"):
+    with pytest.raises(StoreError, match=rf"store\.archive: .*/{1:020}\.parquet: contains predictions of another"):
         second.archive()
     assert second.sweep() == 5
     assert archived.read() == list(range(5))
     archived.folder.joinpath(day(3)).rename(archived.folder / day(4))
-    with pytest.raises(StoreError, match=rf"{day(4)}/{1:020}\.parquet: holds predictions of another"):
+    with pytest.raises(StoreError, match=rf"{day(4)}/{1:020}\.parquet: contains predictions of another"):
         second.archive()
     second.store.close()
 
@@ -434,7 +434,7 @@ def test_redact_cleans_the_archive(
         tables = [parquet.read_table(path) for path in sorted(archived.folder.rglob("*.parquet"))]
         return [text for table in tables for text in table["inputs"].to_pylist()]
 
-    assert clean(dry_run=True) == "archive: 6 predictions in 2 files hold redacted inputs"
+    assert clean(dry_run=True) == "archive: 6 predictions in 2 files contain redacted inputs"
     replace = Path.replace
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda self, target: replace(self, target) and 1 / 0)

@@ -132,7 +132,7 @@ def describe_estimates(
         text += f", and {figure(kind, value)} is measured."
     if estimate.lower <= value <= estimate.upper:
         if window.labelled < LEAST_ROWS:
-            return f"{text} The difference is not more than chance explains, but so few labels tell little."
+            return f"{text} The difference is not more than chance explains, but so few labels prove little."
         return f"{text} The estimate was good: the difference is not more than chance explains."
     too = "high" if value < estimate.value else "low"
     return (

@@ -164,7 +164,7 @@ class Retrainer(Task):
         StoreError
             When it could not be stored.
         """
-        return self._record(model, Trigger("manual", "somebody asked for it"), last=None)
+        return self._record(model, Trigger("manual", "requested by hand"), last=None)
 
     def look(self, now: float) -> None:
         """Record a request for each model that should be retrained, at the Unix time ``now`` in seconds.
