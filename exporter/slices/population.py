@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -61,7 +61,8 @@ class BinRecorder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._open: dict[tuple[str, str, str], list[_Part]] = {}
+        self._open: dict[tuple[str, str, str], list[_Part]] = {}  # the oldest first
+        self._rows = Counter[tuple[str, str, str]]()
         self._bytes = 0
         self._waiting: deque[Future[None]] = deque()
         self._lock = threading.Lock()
@@ -98,39 +99,32 @@ class BinRecorder:
         key = monitor.config.name, monitor.version, binner.layout
         with self._lock:
             self._open.setdefault(key, []).append(part)
+            self._rows[key] += len(part.ids)
             self._bytes += part.codes.nbytes
-            self._store_full()
-
-    def _store_full(self) -> None:
-        has_room = self._has_room()
-        for key, parts in list(self._open.items()):
-            if self._bytes > MAX_BYTES or sum(len(part.ids) for part in parts) >= BLOCK_ROWS:
-                self._submit(key, has_room)
+            if self._rows[key] >= BLOCK_ROWS:
+                self._submit(key)
+            while self._bytes > MAX_BYTES:
+                self._submit(next(iter(self._open)))
 
     def flush(self, seconds: float = 0.0) -> Future[None] | None:
         """Store the blocks that are so old; return what is done once the last one is on disk, None without any."""
-        oldest = time.time() - seconds
+        now = time.time()
         with self._lock:
-            has_room = self._has_room()
-            for key, parts in list(self._open.items()):
-                if parts[0].received <= oldest or parts[0].received > time.time() + BLOCK_SECONDS:
-                    self._submit(key, has_room)
+            while self._open:  # a clock that went back may have left a later time
+                key, parts = next(iter(self._open.items()))
+                if now - seconds < parts[0].received <= now + BLOCK_SECONDS:
+                    break
+                self._submit(key)
             return self._waiting[-1] if self._waiting else None
 
-    def _has_room(self) -> bool:
-        """Return whether further blocks may wait for the disk. The caller holds the lock."""
+    def _submit(self, key: tuple[str, str, str]) -> None:
+        """Pass a block to the store, unless too many wait for the disk. The caller holds the lock."""
+        parts, rows = self._open.pop(key), self._rows.pop(key)
+        self._bytes -= sum(part.codes.nbytes for part in parts)
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
-        return len(self._waiting) < MAX_WAITING
-
-    def _submit(self, key: tuple[str, str, str], has_room: bool) -> None:
-        """Pass a block to the store. The caller holds the lock."""
-        parts = self._open.pop(key)
-        self._bytes -= sum(part.codes.nbytes for part in parts)
-        if not has_room:
-            log.warning(
-                "the store is slow: predictions whose bins are not recorded: %d", sum(len(p.ids) for p in parts)
-            )
+        if len(self._waiting) >= MAX_WAITING:
+            log.warning("the store is slow: predictions whose bins are not recorded: %d", rows)
             return
         model, version, layout = key
         received = [part.received for part in parts]
