@@ -87,12 +87,12 @@ MODELS = {
         alerts={"ModelTrafficMissing": "2h"},
     ),
     "school": Model(
-        "a model that sleeps at night, with `ModelTrafficMissing: off`",
+        "a model without traffic at night, with `ModelTrafficMissing: off`",
         ((10, 1), (1, 0)),
         alerts={"ModelTrafficMissing": "off"},
     ),
     "parking": Model(
-        "an exporter that is away for 10, 45 and 130 seconds during errors", FEW, (6, 50, 0.05), exporter="away"
+        "an exporter that is unreachable for 10, 45 and 130 seconds during errors", FEW, (6, 50, 0.05), exporter="away"
     ),
     "routes": Model(
         "an exporter that is down for 20 minutes during errors, while others are up",

@@ -130,10 +130,10 @@ INCIDENTS = {
     "an hourly batch, with `ModelTrafficMissing: 2h`": Incident(
         model("batch", (5, 0), (1, 20), (59, 0), (1, 20), (1, 0), ModelTrafficMissing="7200"), team=0
     ),
-    "a model that sleeps at night, with `ModelTrafficMissing: off`": Incident(
+    "a model without traffic at night, with `ModelTrafficMissing: off`": Incident(
         model("night", (10, 1), (1, 0), ModelTrafficMissing="-1"), team=0
     ),
-    "an exporter that is away for 10, 45 and 130 seconds during errors": Incident(
+    "an exporter that is unreachable for 10, 45 and 130 seconds during errors": Incident(
         model("away", *ERRORS, errors=0.05), 2, 2, away=((15, 10), (20, 45), (25, 130))
     ),
     "an exporter that is down for 20 minutes during errors, while others are up": Incident(
