@@ -121,7 +121,7 @@ class Binner:
     layout
         Identifies the targets and their bins: only codes of the same layout compare.
     read : callable
-        Reads inputs straight from JSON; see `exporter.features.json_columns.JsonColumnReader.read`.
+        Reads inputs straight from JSON; see `exporter.features.json_inputs.JsonColumnReader.read`.
     """
 
     def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:

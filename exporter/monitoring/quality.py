@@ -487,7 +487,7 @@ class Quality:
         return {name: window for name, window in windows.items() if window.labelled or window.predictions}
 
     def past_variance(self, now: float) -> float:
-        """Return how far the calibration was off within the longest window, see `window_quality.past_variance`."""
+        """Return how far the calibration was off within the longest window, see the function `past_variance`."""
         longest = list(self.rings.values())[-1]
         return past_variance(longest.parts(now, PERIODS)) if self.is_labelled and self._expect else 0.0
 

@@ -38,7 +38,7 @@ class Copula:
     training
         Correlation of the features in training; None while it is measured.
     quantiles
-        χ² quantiles by degrees of freedom, see `exporter.stats.chi2`. Only `drift` needs them.
+        χ² quantiles by degrees of freedom, see `exporter.stats.divergence.chi2_quantiles`. Only `drift` needs them.
 
     Attributes
     ----------

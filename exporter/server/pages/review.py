@@ -376,7 +376,7 @@ MAX_LABELS = 10
 MAX_HORIZONTAL = 3
 """Characters of a horizontal label above its column; longer labels are vertical."""
 STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400, 364 * 86400)
-"""Seconds per bar: whole multiples of the steps of an `Overview`."""
+"""Seconds per bar: whole multiples of the steps that `PageStatistics` may have."""
 
 
 class Confusion(NamedTuple):
@@ -485,7 +485,7 @@ TAIL = 0.02
 
 
 def error_chart(errors: Floats, query: ReviewQuery) -> Chart | None:
-    """Return the histogram of errors (see `read_errors`), shape ``(n,)``; None without any."""
+    """Return the histogram of errors (label minus prediction), shape ``(n,)``; None without any."""
     if not len(errors):
         return None
     edges = histogram_edges(*_range(errors))

@@ -1,1 +1,1 @@
-"""Tasks that `serve` repeats in threads of their own, such as archiving and the comparison of versions."""
+"""Tasks that `serve` repeats in threads of their own, such as snapshots and the comparison of versions."""
