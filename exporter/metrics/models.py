@@ -175,7 +175,7 @@ def model_absolute_error_total(monitor: ModelMonitor) -> Reading:
 
 @LABELS.counter()
 def model_positive_error_total(monitor: ModelMonitor) -> Reading:
-    """Sum of the errors of predictions above their label; twice this minus model_absolute_error_total is signed."""
+    """Sum of errors of predictions above their label; twice this minus model_absolute_error_total is the signed sum."""
     return monitor.quality.positive_error if _may_be("regression", monitor) else None
 
 
