@@ -271,8 +271,7 @@ class InputChanges:
 
     def p_values(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
         """Return the p-value of each target's divergence; see `NoiseFloors.p_values`."""
-        is_run = window not in self.levels
-        score, earlier = (stats.kl, None) if is_run else (stats.recent_kl, stats.recent)
+        score, earlier = (stats.recent_kl, stats.recent) if window in self.levels else (stats.kl, None)
         return noise.p_values(score, np.nan_to_num(stats.observations), earlier)
 
     def obvious(self, noise: NoiseFloors, stats: WindowStats) -> npt.NDArray[np.bool_]:

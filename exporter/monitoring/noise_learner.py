@@ -137,6 +137,6 @@ class NoiseLearner(Task):
         (small, of_small), (large, of_large) = live_dispersion(counts, (4, 16), binner.numeric[index] is not None)
         training = Reference.from_counts(binner.training[bins], [len(counts[0])])
         is_few = 2 * LEAST_VALUES * training.kl_divergence(counts.sum(axis=0))[0] > training.degrees[0]
-        if is_few or (large > UNKNOWN_RATIO and of_large > _GROWS * of_small):
-            return max(small, large, of_hours) if math.isfinite(of_hours) else None
-        return float(max(small, large, min(of_hours, UNKNOWN_RATIO)))  # rare events need a day
+        is_unknown = is_few or (large > UNKNOWN_RATIO and of_large > _GROWS * of_small)
+        least = of_hours if is_unknown else min(of_hours, UNKNOWN_RATIO)  # rare events need a day
+        return float(max(small, large, least)) if math.isfinite(least) else None

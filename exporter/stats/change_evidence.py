@@ -15,8 +15,11 @@ import numpy.typing as npt
 
 from exporter.stats.divergence import Floats, Reference
 
-SIZES = (0.1, 0.3)
-"""Sizes of the changes that are looked for, in standard deviations beyond what the reference's own error explains."""
+SIZES = (0.1, 0.3, 0.6)
+"""Sizes of the changes that are looked for, in standard deviations beyond what the reference's own error explains.
+
+The largest is not one of shares of bins: a session may repeat a rare value so often.
+"""
 SIGMAS = 4.0
 """Standard errors by which the reference may be wrong: about 3 in 100,000 for each alternative."""
 MOST_ROWS = 10_000
@@ -41,7 +44,7 @@ class ChangeEvidence:
     reference. So ``Σ w·M`` less the number of updates is a supermartingale, and the mean number of updates until the
     evidence first exceeds ``limit`` is at least ``exp(limit)``, however often it is looked at.
 
-    The alternatives, each in `SIZES` and in both directions, are:
+    The alternatives, in both directions and in each of their `SIZES`, are:
 
     - the share of each bin, against the rest of the feature. The least favourable share is a limit of Byar's
       interval around that of the reference;
@@ -172,7 +175,7 @@ def _standardized(values: Floats, q: Floats, reference: Reference) -> Floats:
 
 
 def _tilts(reference: Reference, scores: Floats, rows: Floats) -> Floats:
-    """Return the log-likelihood ratio of a value in each bin, for each score, size and direction; shape ``(8, B)``."""
+    """Return the log-likelihood ratio of a value in each bin, for each score, size and direction; shape ``(12, B)``."""
     exponents = np.concatenate([sign * size * scores for size in SIZES for sign in (1, -1)])
     tilt, starts = np.exp(np.clip(exponents, -_MOST_EXTREME, _MOST_EXTREME)), reference.starts
     mean = np.add.reduceat(tilt * reference.probability, starts, axis=1)
@@ -188,8 +191,8 @@ def _bin_ratios(reference: Reference, rows: Floats) -> tuple[Floats, Floats, Flo
     counts = reference.probability * (reference.rows + reference.prior)[owner] - 0.5
     count = np.clip(counts / np.maximum(reference.rows, 1.0)[owner], 0.0, 1.0) * n
     (least, most), (least_outside, most_outside) = _poisson_limits(count), _poisson_limits(n - count)
-    more = [_bernoulli_ratios(np.minimum(most, n - least_outside) / n, size) for size in SIZES]
-    fewer = [_bernoulli_ratios(np.minimum(most_outside, n - least) / n, size) for size in SIZES]
+    more = [_bernoulli_ratios(np.minimum(most, n - least_outside) / n, size) for size in SIZES[:2]]
+    fewer = [_bernoulli_ratios(np.minimum(most_outside, n - least) / n, size) for size in SIZES[:2]]
     inside = np.stack([rising for rising, _, _ in more] + [falling for _, falling, _ in fewer])
     outside = np.stack([falling for _, falling, _ in more] + [rising for rising, _, _ in fewer])
     return inside, outside, np.stack([information for *_, information in more + fewer])

@@ -241,8 +241,8 @@ _DISPERSION_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exc
 _LEAST_VARIANCE = 1e-9
 _DOUBLINGS = 3
 _TRAINING_BLOCKS = 10  # of the largest size, see `block_sizes`
-_USUAL_GROWTH = 0.4  # a logarithm: of the dispersion in four doublings, with a correlation of 0.9
-_MOST_GROWTH = 1.5  # of the dispersion from one size to its double, as of a correlation that falls with √lag or slower
+_USUAL_GROWTH, _GROWTH_ERROR = 0.1, 0.055  # logarithms, of one doubling from 20 rows on; the error of 10,000 rows
+_MOST_GROWTH, _MOST_LOWERED = 0.4, 0.3  # logarithms: of a correlation that falls with √lag, and about an error
 
 
 def measure_dispersion(
@@ -328,25 +328,30 @@ def growth(dispersion: Floats, blocks: int) -> float:
 def extrapolated(dispersion: Floats) -> Floats:
     """Return the dispersion of features by those of blocks of training rows, shape ``(T,)``.
 
-    It is the largest of all sizes, each extrapolated by the `growth` of the largest three to `_DOUBLINGS` beyond the
-    last: memory may be longer than blocks. The growth of one feature in the largest five counts if it is larger: less
-    its standard error or, if it exceeds that of the other features by more than that, plus its error: a long memory
-    that is taken for a shorter one would be called drift again and again. A dispersion below those of the other
-    features, by no more than blocks of the largest size may differ, is raised towards their mean (James and Stein
-    1961): it may have been measured in rows that happened to vary little.
+    Memory may be longer than blocks, so that of each size is extrapolated to `_DOUBLINGS` beyond the last, and the
+    largest mean of two neighbouring sizes is taken. It goes on growing as the `growth` of the largest three sizes. A
+    feature has a longer memory if its own growth over the largest five, of which each step tells half as much as the
+    one before, exceeds that of the others by more than three standard errors; then its own goes on, plus its error: a
+    long memory that is taken for a shorter one would be called drift again and again. The dispersions of the other
+    features are drawn towards their mean, as far as chance explains how they differ (James and Stein 1961), and
+    downwards by no more than `_MOST_LOWERED` (Efron and Morris 1972).
     """
-    dependent, logs = (dispersion[:, :, 0] > 1).any(axis=1), np.log(np.maximum(dispersion[:, -5:, 1], _LEAST_VARIANCE))
-    own, error = dependent * (logs[:, -1:] - logs[:, :1]).sum(axis=1), math.sqrt(2 / _TRAINING_BLOCKS)
-    others = (_USUAL_GROWTH + own.sum() - own) / np.maximum(dependent.sum(), 1)
-    own = dependent * np.exp((own + np.where(own > others + error, error, -error)) / max(logs.shape[1] - 1, 1))
-    grown = np.clip(np.maximum(own, growth(dispersion[:, -3:], _TRAINING_BLOCKS)), 1.0, _MOST_GROWTH)[:, None]
-    doublings = np.arange(dispersion.shape[1])[::-1] + _DOUBLINGS
-    found: Floats = (dispersion[:, :, 0] * grown**doublings).max(axis=1, initial=1.0)
+    sizes, dependent = np.arange(dispersion.shape[1]), (dispersion[:, :, 0] > 1).any(axis=1)
+    steps = np.diff(np.log(np.maximum(dispersion[:, -5:, 1], _LEAST_VARIANCE)), axis=1)
+    weights = 0.5 ** np.arange(steps.shape[1])
+    own = dependent * (steps @ weights) / max(weights.sum(), 1.0)
+    ended = dependent * (own - steps[:, -1:].sum(axis=1))
+    usual = _USUAL_GROWTH / 2 ** abs(len(sizes) - 5)  # of fewer sizes, less is known
+    is_longer = own > (usual + ended.sum() - ended) / max(dependent.sum(), 1) + 3 * _GROWTH_ERROR
+    grown = np.where(is_longer, own + _GROWTH_ERROR, math.log(growth(dispersion[:, -3:], _TRAINING_BLOCKS)))
+    logs = np.log(dispersion[:, :, 0]) + np.minimum(grown, _MOST_GROWTH)[:, None] * (sizes[::-1] + _DOUBLINGS)
+    found = np.exp((logs + logs[:, np.maximum(sizes - 1, 0)]).max(axis=1, initial=0.0) / 2)
     logs = np.log(found[found > 1])
     if logs.size:
         known = max(1 - 2 / _TRAINING_BLOCKS / max(float(logs.var()), _LEAST_VARIANCE), 0.0)
-        found[found > 1] = np.exp(np.maximum(logs, logs.mean() + known * (logs - logs.mean())))
-    return found
+        least = logs - _MOST_LOWERED * ~is_longer[found > 1]
+        found[found > 1] = np.exp(np.maximum(least, logs.mean() + known * (logs - logs.mean())))
+    return np.asarray(found)
 
 
 def live_dispersion(counts: Floats, sizes: Sequence[int], ordered: bool, *, proven: bool = True) -> Floats:

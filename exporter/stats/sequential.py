@@ -79,7 +79,7 @@ def _share_evidence(part: int, total: int, claimed: float, sign: int) -> float:
     odds = ODDS**sign
     scale = 1 - claimed + claimed * odds
     logs = part * np.log(odds / scale) - (total - part) * np.log(scale)
-    return _log_sum(logs - math.log(len(odds)))
+    return float(np.logaddexp.reduce(logs)) - math.log(len(odds))
 
 
 def share_difference(before: Part, after: Part, spread: Floats) -> Difference:
@@ -122,7 +122,8 @@ def _difference_evidence(before: Part, after: Part, claimed: float, sign: int, w
     split = after.total / (before.total + after.total)
     old = BASES * (1 - abs(claimed)) + max(-claimed, 0.0)
     new = old + claimed
-    stake = _stakes(split, ODDS**sign)
+    odds = ODDS ** np.where(BASES <= 0.5, sign, -sign)  # of what is rare, the events or what is no event
+    stake = sign * split * (1 - split) * abs(odds - 1) / (1 - split + split * odds)
     most = np.minimum((1 - split) / np.maximum(1 - old, _SMALLEST), split / np.maximum(new, _SMALLEST))
     least = np.minimum(split / np.maximum(1 - new, _SMALLEST), (1 - split) / np.maximum(old, _SMALLEST))
     stake = np.clip(stake, -_MOST_STAKE * least, _MOST_STAKE * most)
@@ -133,19 +134,7 @@ def _difference_evidence(before: Part, after: Part, claimed: float, sign: int, w
         + after.part * np.log1p(new_stake * (1 - new))
         + (after.total - after.part) * np.log1p(-new_stake * new)
     )
-    return _log_sum(logs + weights)
-
-
-def _stakes(split: float, odds: Floats) -> Floats:
-    """Return the stakes for ratios of odds, shape ``(I, J)``: of what is rare, the events or what is no event."""
-    rare = split * (1 - split) * (odds - 1) / (1 - split + split * odds)
-    usual = split * (1 - split) * (1 - 1 / odds) / (1 - split + split / odds)
-    return np.where(BASES <= 0.5, rare, usual)
-
-
-def _log_sum(logs: Floats) -> float:
-    largest = float(logs.max())
-    return largest + math.log(float(np.exp(logs - largest).sum()))
+    return float(np.logaddexp.reduce((logs + weights).ravel()))
 
 
 def _last(refuted: Callable[[float], bool], end: float, value: float) -> float:
