@@ -300,7 +300,7 @@ def explain(
     if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
         limit = float(match[3])
         percent = f"; write {value / 100:g} for {value:g}%" if limit == 1 and exists and 2 <= value <= 100 else ""
-        return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {limit:g}{got}{percent}", "out_of_range"
+        return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {limit:.10g}{got}{percent}", "out_of_range"
     words = choices.get(str(path[-1])) if path else None
     kinds = _YAML_KINDS if yaml else _KINDS
     detail = f"expected {any_of(words)}{got}" if words else _explain_type(text, value, got, kinds)
