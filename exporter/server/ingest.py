@@ -151,7 +151,7 @@ class IdempotencyCache:
         self._replies: OrderedDict[tuple[str, str, str], tuple[bytes, problems.Reply]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
-        self._locks: dict[tuple[str, str], threading.Lock] = {}
+        self._locks = [threading.Lock() for _ in range(64)]
 
     def once(self, route: str, key: str | None, call: Callable[[], problems.Reply], *content: bytes) -> problems.Reply:
         """Return what ``call`` returns; for a key that was used before, return its response instead.
@@ -172,7 +172,7 @@ class IdempotencyCache:
         if key is None:
             return call()
         digest = content_digest(*content)
-        with self._locks.setdefault((route, sender.get().name), threading.Lock()):
+        with self._locks[hash((route, sender.get().name, key)) % len(self._locks)]:
             return self.get(route, key, digest) or self.remember(route, key, digest, call())
 
     def get(self, route: str, key: str, digest: bytes) -> problems.Reply | None:

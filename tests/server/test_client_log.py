@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from support.reviewers import in_parallel
 from support.servers import CONFIG, Served, eventually, serving, write_config
 
 from exporter.commands.common import LogFormatter
@@ -22,7 +23,7 @@ from exporter.errors import EventError
 from exporter.metrics.exposition import ExporterMetrics
 from exporter.server import access, ingest
 from exporter.server.access import Sender, password_user, sender
-from exporter.server.ingest import MAX_CLIENTS, MAX_LINES, ClientLog
+from exporter.server.ingest import MAX_CLIENTS, MAX_LINES, ONE_ACCEPTED, ClientLog
 from exporter.server.serve import log_access
 from exporter.version import version
 from exporter.wire.events import RejectedEvent
@@ -280,3 +281,10 @@ def test_who_may_send_requests(
         assert (record.levelname, record.getMessage()) == ("INFO", expected)
     else:
         assert record.levelname == ("INFO" if host in {"127.0.0.1", "::1"} else "WARNING")
+
+
+def test_a_request_waits_for_its_own_key_alone(clients: ClientLog) -> None:
+    """Slow requests of one sender with other keys go on at the same time."""
+    cache, begun = ingest.IdempotencyCache(clients), time.monotonic()
+    in_parallel(*[lambda k=str(n): cache.once("labels", k, lambda: time.sleep(0.3) or ONE_ACCEPTED) for n in range(9)])
+    assert time.monotonic() - begun < 2
