@@ -241,7 +241,7 @@ _DISPERSION_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exc
 _LEAST_VARIANCE = 1e-9
 _DOUBLINGS = 3
 _TRAINING_BLOCKS = 10  # of the largest size, see `block_sizes`
-_USUAL_GROWTH, _GROWTH_ERROR = 0.1, 0.055  # logarithms, of one doubling from 20 rows on; the error of 10,000 rows
+_USUAL_GROWTH, _GROWTH_ERROR = 0.16, 0.055  # logarithms, of one doubling from 20 rows on; the error of 10,000 rows
 _MOST_GROWTH, _MOST_LOWERED = 0.4, 0.3  # logarithms: of a correlation that falls with √lag, and about an error
 
 
@@ -331,7 +331,7 @@ def extrapolated(dispersion: Floats) -> Floats:
     Memory may be longer than blocks, so that of each size is extrapolated to `_DOUBLINGS` beyond the last, and the
     largest mean of two neighbouring sizes is taken. It goes on growing as the `growth` of the largest three sizes. A
     feature has a longer memory if its own growth over the largest five, of which each step tells half as much as the
-    one before, exceeds that of the others by more than three standard errors; then its own goes on, plus its error: a
+    one before, exceeds that of the others by more than two standard errors; then its own goes on, plus its error: a
     long memory that is taken for a shorter one would be called drift again and again. The dispersions of the other
     features are drawn towards their mean, as far as chance explains how they differ (James and Stein 1961), and
     downwards by no more than `_MOST_LOWERED` (Efron and Morris 1972).
@@ -342,7 +342,7 @@ def extrapolated(dispersion: Floats) -> Floats:
     own = dependent * (steps @ weights) / max(weights.sum(), 1.0)
     ended = dependent * (own - steps[:, -1:].sum(axis=1))
     usual = _USUAL_GROWTH / 2 ** abs(len(sizes) - 5)  # of fewer sizes, less is known
-    is_longer = own > (usual + ended.sum() - ended) / max(dependent.sum(), 1) + 3 * _GROWTH_ERROR
+    is_longer = own > (usual + ended.sum() - ended) / max(dependent.sum(), 1) + 2 * _GROWTH_ERROR
     grown = np.where(is_longer, own + _GROWTH_ERROR, math.log(growth(dispersion[:, -3:], _TRAINING_BLOCKS)))
     logs = np.log(dispersion[:, :, 0]) + np.minimum(grown, _MOST_GROWTH)[:, None] * (sizes[::-1] + _DOUBLINGS)
     found = np.exp((logs + logs[:, np.maximum(sizes - 1, 0)]).max(axis=1, initial=0.0) / 2)
