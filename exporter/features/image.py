@@ -33,7 +33,7 @@ IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, Overflow
 """What Pillow raises for a file that is not a valid image."""
 admit: ContextVar[Callable[[float], bool]] = ContextVar("admit", default=lambda seconds: True)  # noqa: ARG005
 """Takes the seconds that an image file took; returns whether another may be decoded in this context, else invalid."""
-_BAND_PIXELS = 2**19
+_BAND_PIXELS = 2**17
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -112,10 +112,9 @@ def number_array(value: Any, dtype: type | None = np.float64) -> npt.NDArray[Any
             return None
         shape.append(len(numbers[0]))
         numbers = list(itertools.chain.from_iterable(numbers))
-    if not isinstance(numbers, list) or not set(map(type, numbers)) <= {int, float}:
-        return None
+    are_numbers = isinstance(numbers, list) and set(map(type, numbers)) <= {int, float}
     try:
-        return np.array(numbers, dtype).reshape(len(value), *shape)
+        return np.array(numbers, dtype).reshape(len(value), *shape) if are_numbers else None
     except (ValueError, OverflowError):
         return None
 

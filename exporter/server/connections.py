@@ -8,6 +8,7 @@ the one being answered, the size of a request, and the answers that wait for a c
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import contextlib
 import errno
 import heapq
@@ -262,6 +263,7 @@ def _has_hung_up(client: socket.socket) -> bool:
 
 
 _PIECE = 64 * 1024
+asyncio.sslproto.SSLProtocol.max_size = _PIECE  # read at a time: with TLS, a connection holds several times as much
 SECURITY_HEADERS = (
     b"content-security-policy: default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
     b"img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'\r\n"
