@@ -372,8 +372,10 @@ class Writer:
             self._log(error, "a write failed")
         else:
             self._on_failure(error)
+        is_lost = getattr(error, "connection_invalidated", False)  # perhaps after the commit
+        what = "it is not known whether the database stored it" if is_lost else "the database did not store it"
         for _, future in jobs:
-            future.set_exception(StoreError(f"the database did not store it: {message}"))
+            future.set_exception(StoreError(f"{what}: {message}"))
 
     def _commit(self, jobs: Sequence[_Job]) -> int:
         """Run calls in one transaction for a moment, and return how many it ran."""
