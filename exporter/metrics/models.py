@@ -437,7 +437,7 @@ def model_corrections_total(monitor: ModelMonitor) -> Reading:
 
 @COUNTERS.counter()
 def model_corrections_withdrawn_total(monitor: ModelMonitor) -> Reading:
-    """Counted corrections that a reviewer rejected. One that is accepted after all counts as a correction again."""
+    """Counted corrections that a reviewer rejected. One that is accepted after all, or sent again, counts anew."""
     return monitor.counters.withdrawn
 
 
