@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 from brokers import HOME, READER, Brokers
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -166,8 +167,15 @@ def ready(consumer: Consuming) -> str:
 
 def create(brokers: Brokers, *topics: str, **config: str) -> None:
     """Make topics with two partitions, a copy of each on each broker."""
+
+    def are_made() -> bool:
+        with contextlib.suppress(KafkaException):  # the connection to a bootstrap address may end before the answer
+            brokers.wait(brokers.admin.create_topics([NewTopic(topic, 2, 3, config=config) for topic in topics]))
+        return set(topics) <= brokers.admin.list_topics(timeout=60).topics.keys()
+
     eventually(lambda: not brokers.admin.list_topics(timeout=60).topics.keys() & set(topics))
-    brokers.wait(brokers.admin.create_topics([NewTopic(topic, 2, 3, config=config) for topic in topics]))
+    eventually(are_made)
+    time.sleep(1)  # until all brokers know them: librdkafka assigns nothing if only some do while a group begins
 
 
 @protocols
