@@ -29,7 +29,7 @@ MAX_FILES = 1000
 """Files of a folder among which one with a similar name is looked for."""
 _AT = re.compile(r" - at `(key` in `)?\$?(.*)`$")
 _LONGEST = 128  # longest word that is compared: the time grows with the square of its length
-_COMPARED = [0.0]  # tenfold the seconds of all comparisons, as a time: so they take a tenth of the time at most …
+_COMPARED = [0.0]  # tenfold the processor seconds of all comparisons, as a time: they take a tenth of it at most …
 _AHEAD = 2.0  # … after a fifth of a second in a row
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _TIME = 'an RFC 3339 time such as "2026-11-24T10:00:00Z"'
@@ -100,11 +100,11 @@ def any_of(words: Iterable[str]) -> str:
 
 def closest(word: str, valid: Iterable[str], least: float = 0.6) -> str | None:
     """Return the valid word that was probably meant; None if none is similar, or many were compared just before."""
-    begun = time.monotonic()
+    begun, used = time.monotonic(), time.thread_time()
     if len(word) > _LONGEST or _COMPARED[0] > begun + _AHEAD:
         return None
     close = difflib.get_close_matches(word, sorted(valid), n=1, cutoff=least)
-    _COMPARED[0] = max(_COMPARED[0], begun) + 10 * (time.monotonic() - begun)
+    _COMPARED[0] = max(_COMPARED[0], begun) + 10 * (time.thread_time() - used)
     return close[0] if close else None
 
 
