@@ -241,7 +241,7 @@ _DISPERSION_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exc
 _LEAST_VARIANCE = 1e-9
 _DOUBLINGS = 3
 _TRAINING_BLOCKS = 10  # of the largest size, see `block_sizes`
-_USUAL_GROWTH, _GROWTH_ERROR = 0.16, 0.055  # logarithms, of one doubling from 20 rows on; the error of 10,000 rows
+_USUAL_GROWTH, _STEP_ERROR = 0.16, 0.21  # logarithms: growth in a doubling from 20 rows on, error in the last one
 _MOST_GROWTH, _MOST_LOWERED = 0.4, 0.3  # logarithms: of a correlation that falls with √lag, and about an error
 
 
@@ -338,12 +338,12 @@ def extrapolated(dispersion: Floats) -> Floats:
     """
     sizes, dependent = np.arange(dispersion.shape[1]), (dispersion[:, :, 0] > 1).any(axis=1)
     steps = np.diff(np.log(np.maximum(dispersion[:, -5:, 1], _LEAST_VARIANCE)), axis=1)
-    weights = 0.5 ** np.arange(steps.shape[1])
-    own = dependent * (steps @ weights) / max(weights.sum(), 1.0)
+    weights = 2.0 ** np.arange(steps.shape[1])[::-1]  # as exactly as a step is known
+    own, error = dependent * (steps @ weights) / max(weights.sum(), 1), _STEP_ERROR / math.sqrt(max(weights.sum(), 1))
     ended = dependent * (own - steps[:, -1:].sum(axis=1))
     usual = _USUAL_GROWTH / 2 ** abs(len(sizes) - 5)  # of fewer sizes, less is known
-    is_longer = own > (usual + ended.sum() - ended) / max(dependent.sum(), 1) + 2 * _GROWTH_ERROR
-    grown = np.where(is_longer, own + _GROWTH_ERROR, math.log(growth(dispersion[:, -3:], _TRAINING_BLOCKS)))
+    is_longer = own > (usual + ended.sum() - ended) / max(dependent.sum(), 1) + 2 * error
+    grown = np.where(is_longer, own + error, math.log(growth(dispersion[:, -3:], _TRAINING_BLOCKS)))
     logs = np.log(dispersion[:, :, 0]) + np.minimum(grown, _MOST_GROWTH)[:, None] * (sizes[::-1] + _DOUBLINGS)
     found = np.exp((logs + logs[:, np.maximum(sizes - 1, 0)]).max(axis=1, initial=0.0) / 2)
     logs = np.log(found[found > 1])
