@@ -6,8 +6,9 @@ predictions, wait until one is counted and stored, and open a reviewer's page. T
 gets no good answer or waits a second, if the exporter takes more memory than `MEMORY`, if its log has a
 traceback, if a route answers with an undocumented 5xx, or if an acknowledged correction cannot be read at the end.
 
-With ``--only "a token"`` one token, which may send predictions and feedback, attacks with all that it may send. Then
-others may wait for ``SHARED`` seconds at most, and less than 1% of their predictions may be refused.
+With ``--only "a token"`` one token, which may send predictions and feedback, attacks with all that it may send; with
+``--in-turn``, in one way after another. Then others may wait for ``SHARED`` seconds at most, and less than 1% of their
+predictions may be refused.
 """
 
 from __future__ import annotations
@@ -294,13 +295,15 @@ class Attackers:
         self._context.check_hostname = False
         self._context.verify_mode = ssl.CERT_NONE
 
-    async def run(self, seconds: float, only: str) -> None:
-        """Attack in all ways whose names match ``only``."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-                for name, attack in ATTACKS.items():
-                    for _ in range(attack.connections if re.search(only, name) else 0):
-                        group.create_task(self._again(name, attack))
+    async def run(self, seconds: float, only: str, in_turn: bool) -> None:
+        """Attack in all ways whose names match ``only``, at once or in turn."""
+        chosen = [name for name in ATTACKS if re.search(only, name)]
+        for names in [[name] for name in chosen] if in_turn else [chosen]:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds * len(names) / len(chosen)), asyncio.TaskGroup() as group:
+                    for name in names:
+                        for _ in range(ATTACKS[name].connections):
+                            group.create_task(self._again(name, ATTACKS[name]))
 
     async def _again(self, name: str, attack: Attack) -> None:
         while True:
@@ -347,13 +350,13 @@ class Attackers:
                     self.answers[name][part[:3].decode("latin-1")] += 1
 
 
-def attack(port: int, seconds: float, only: str, results: Connection) -> None:
+def attack(port: int, seconds: float, only: str, in_turn: bool, results: Connection) -> None:
     """Attack from a process of low priority."""
     os.nice(15)
     logging.disable()  # asyncio logs each write to a connection that the exporter has closed
     bomb_image()
     attackers = Attackers(port)
-    asyncio.run(attackers.run(seconds, only))
+    asyncio.run(attackers.run(seconds, only, in_turn))
     results.send((attackers.opened, attackers.answers))
 
 
@@ -518,6 +521,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--only", default=TEN, help="the ways to attack whose names match this regular expression")
+    parser.add_argument("--in-turn", action="store_true", help="attack in one way after another")
     options = parser.parse_args()
     seconds = 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
@@ -527,7 +531,7 @@ def main() -> None:
         process = psutil.Process(server.process.pid)
         receiver, sender = multiprocessing.Pipe(duplex=False)
         attackers = multiprocessing.get_context("spawn").Process(
-            target=attack, args=(server.port, seconds, options.only, sender)
+            target=attack, args=(server.port, seconds, options.only, options.in_turn, sender)
         )
         attackers.start()
         user = Corrections()
