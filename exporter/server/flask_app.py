@@ -20,6 +20,7 @@ from exporter.server.pages import documents, drift, home, quality, review
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES, find_handlers
 from exporter.validation import any_of, closest, preview
+from exporter.wire.batch import Batch
 from exporter.wire.formats import MAX_BODY
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ def create_app(exporter: Exporter) -> Flask:
     for page in PAGES:
         app.jinja_env.filters |= getattr(page, "FILTERS", {})
         app.jinja_env.globals |= getattr(page, "GLOBALS", {})
+    structs: list[Any] = [msgspec.Struct]
+    for struct in structs:  # two threads that are the first to convert to the same one would crash the process
+        structs += [kind for kind in struct.__subclasses__() if kind is not Batch]
+        msgspec.json.Decoder(struct)
     handlers = {name: functools.partial(function, exporter) for name, function in find_handlers().items()}
     for key, route in ROUTES.items():
         method, _, rule = key.partition(" ")
@@ -88,9 +93,8 @@ def http_error(error: HTTPException) -> Response:
         hint = f"did you mean {preview(similar)}? " if similar else ""
         detail = f"there is no route {preview(request.path)}; {hint}/openapi.json lists all routes"
     if isinstance(error, MethodNotAllowed):
-        detail = (
-            f"{preview(request.path)} takes {any_of(sorted(error.valid_methods or ()))}, not {preview(request.method)}"
-        )
+        methods = any_of(sorted(error.valid_methods or ()))
+        detail = f"{preview(request.path)} takes {methods}, not {preview(request.method)}"
     response = _for_people(problem(error.code or 500, detail))
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:

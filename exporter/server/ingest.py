@@ -584,7 +584,5 @@ def _accepted(
 
 def _indices(number: int, refused: Sequence[wire.RejectedEvent]) -> Sequence[int]:
     """Return the index in the body of each of so many events that were not refused."""
-    if not refused:
-        return range(number)
     before = {event.index for event in refused}
     return [index for index in range(number + len(before)) if index not in before]

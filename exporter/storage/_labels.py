@@ -219,8 +219,7 @@ def _select(
 ) -> list[LabelRow]:
     bound = {"ids": db.json_text(sorted(ids)), "days": db.json_text(days)}  # sorted, as the index
     with db.backend(connection).index_scans(connection):
-        rows = connection.execute(sa.text(text), bound | values).all()
-    return [LabelRow(*row) for row in rows]
+        return [LabelRow(*row) for row in connection.execute(sa.text(text), bound | values).all()]
 
 
 def _days(connection: sa.Connection, table: str) -> list[int]:
