@@ -108,9 +108,9 @@ def test_an_exporter_that_is_away(tmp_path: Path, cluster: Cluster) -> None:
         assert [ask(f"{url}/{path}").status for path in ("-/ready", "-/healthy", "elsewhere")] == [503, 200, 404]
         assert "urllib3" not in first.log.read_text()
         with consuming(tmp_path, cluster, server.url, *flags, name="second") as second:
-            eventually(lambda: len(first.lags()) == len(second.lags()) == 2)
+            eventually(lambda: len(first.lags()) == len(second.lags()) == 2, 200)
             assert first.stop() == 0
-            eventually(lambda: len(second.lags()) == 4)
+            eventually(lambda: len(second.lags()) == 4, 200)
             assert cluster.committed("away", "away") == 0
             with server.start():
                 eventually(lambda: cluster.committed("away", "away") == 700, 60)
