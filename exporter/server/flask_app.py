@@ -50,11 +50,11 @@ def create_app(exporter: Exporter) -> Flask:
     for page in PAGES:
         app.jinja_env.filters |= getattr(page, "FILTERS", {})
         app.jinja_env.globals |= getattr(page, "GLOBALS", {})
+    handlers = {name: functools.partial(function, exporter) for name, function in find_handlers().items()}
     structs: list[Any] = [msgspec.Struct]
     for struct in structs:  # two threads that are the first to convert to the same one would crash the process
         structs += [kind for kind in struct.__subclasses__() if kind is not Batch]
         msgspec.json.Decoder(struct)
-    handlers = {name: functools.partial(function, exporter) for name, function in find_handlers().items()}
     for key, route in ROUTES.items():
         method, _, rule = key.partition(" ")
         endpoint, function = route.handler.rpartition(".")[2].replace(":", "."), handlers[route.handler]
@@ -89,8 +89,7 @@ def http_error(error: HTTPException) -> Response:
     """Return the problem for an HTTP error of Flask."""
     detail = error.description or ""
     if isinstance(error, NotFound) and detail == NotFound.description:
-        similar = similar_path(request.path)
-        hint = f"did you mean {preview(similar)}? " if similar else ""
+        hint = f"did you mean {preview(similar)}? " if (similar := similar_path(request.path)) else ""
         detail = f"there is no route {preview(request.path)}; {hint}/openapi.json lists all routes"
     if isinstance(error, MethodNotAllowed):
         methods = any_of(sorted(error.valid_methods or ()))
