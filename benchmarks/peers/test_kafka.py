@@ -28,7 +28,7 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from support.kafka import Consuming, consuming, prediction
+from support.kafka import Consuming, consuming, prediction, properties
 from support.paths import ROOT
 from support.servers import ask, eventually, serving, write_config
 
@@ -152,11 +152,9 @@ class Traffic:
         return sum(self._taken.ids[name] - 1 for name in self.written)
 
 
-def properties(folder: Path, text: str) -> str:
-    """The option with a file of properties."""
-    path = folder / "kafka.properties"
-    path.write_text(f"allow.auto.create.topics=false\nmax.poll.interval.ms=6000\n{text}")
-    return f"--kafka.config.file={path}"
+def protocol_of(folder: Path, text: str) -> str:
+    """The option with a file of properties, those of a protocol among them."""
+    return properties(folder, "allow.auto.create.topics=false", "max.poll.interval.ms=6000", text)
 
 
 def ready(consumer: Consuming) -> str:
@@ -184,7 +182,7 @@ def test_a_consumer_that_is_frozen_or_killed(tmp_path: Path, brokers: Brokers, t
     topic = f"frozen-{protocol}"
     create(brokers, topic)
     traffic = Traffic(brokers, topic, taken)
-    flags = [f"--topic={topic}", f"--group={topic}", properties(tmp_path, PROTOCOLS[protocol])]
+    flags = [f"--topic={topic}", f"--group={topic}", protocol_of(tmp_path, PROTOCOLS[protocol])]
     with consuming(tmp_path, brokers, taken.url, *flags) as first:
         traffic.arrive()
         for seconds in (3, 12):
@@ -213,7 +211,7 @@ def test_an_exporter_that_refuses_a_topic(tmp_path: Path, brokers: Brokers, take
     create(brokers, taken_, refused)
     others, traffic = Traffic(brokers, taken_, taken), Traffic(brokers, refused, taken)
     flags = [f"--topic={taken_}", f"--topic={refused}=feedback", f"--group={refused}", "--batch-size=10"]
-    flags.append(properties(tmp_path, PROTOCOLS[protocol]))
+    flags.append(protocol_of(tmp_path, PROTOCOLS[protocol]))
     with consuming(tmp_path, brokers, taken.url, *flags) as first:
         traffic.arrive()
         taken.refused.add("/v1/feedback")
@@ -245,7 +243,7 @@ def test_a_topic_that_is_deleted_and_made_again(tmp_path: Path, brokers: Brokers
     stays, goes = f"stays-{protocol}", f"goes-{protocol}"
     create(brokers, stays, goes)
     others, traffic = Traffic(brokers, stays, taken), Traffic(brokers, goes, taken)
-    flags = [f"--topic={stays}", f"--topic={goes}", f"--group={goes}", properties(tmp_path, PROTOCOLS[protocol])]
+    flags = [f"--topic={stays}", f"--topic={goes}", f"--group={goes}", protocol_of(tmp_path, PROTOCOLS[protocol])]
     with consuming(tmp_path, brokers, taken.url, *flags) as consumer:
         traffic.arrive()
         assert traffic.end() == 0

@@ -540,8 +540,9 @@ class Relay:
                 self.waiting[topic] += requests(self.kinds[topic].encode, messages, self.batch_size)
                 if topic in self.due:  # these partitions are new; their lag is known from their first messages on
                     self.consumer.pause([TopicPartition(*one) for one in {message[:2] for message in messages}])
-            now = time.monotonic()  # until one fails, so that callbacks are served:
-            all(self._deliver(topic, stopping) for topic in [*self.waiting] if self.due.get(topic, 0) < now)
+            for topic in [topic for topic in self.waiting if self.due.get(topic, 0) < time.monotonic()]:
+                if not self._deliver(topic, stopping):
+                    break  # callbacks are served before another topic may fail
 
     def _assigned(self, topic: str) -> list[TopicPartition]:
         return [partition for partition in self.consumer.assignment() if partition.topic == topic]

@@ -537,7 +537,7 @@ def rewrite_archive(location: str, change: Change, *, dry_run: bool) -> tuple[in
     location
         ``store.archive``.
     change
-        `cleaned` or `remembered`.
+        `cleaned` or `without_predictions`.
     dry_run
         Whether to count only.
 
@@ -608,7 +608,7 @@ def cleaned(redacted: Mapping[str, Collection[str]], segmented: Collection[str],
     return table, changed
 
 
-def remembered(forgotten: Mapping[str | None, Collection[str]], table: Any) -> tuple[Any, int]:
+def without_predictions(forgotten: Mapping[str | None, Collection[str]], table: Any) -> tuple[Any, int]:
     """Return the rows of other predictions, and how many are of forgotten ones.
 
     Parameters

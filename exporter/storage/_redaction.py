@@ -15,7 +15,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage import _database as db
-from exporter.storage._archive import Change, cleaned, remembered, rewrite_archive
+from exporter.storage._archive import Change, cleaned, rewrite_archive, without_predictions
 from exporter.storage._database import feedback, inputs, predictions, releases
 from exporter.storage._predictions import compress_block, find_aliased, parts, stored_days, unpack_block
 from exporter.storage._releases import Row, read_chunks, replace_content, write_chunk, write_content
@@ -183,7 +183,7 @@ class Redaction:
 
     def forget(self, found: Forgotten, *, dry_run: bool) -> dict[str, int]:
         """Delete predictions with inputs, labels and feedback, in short transactions; return the rows by table."""
-        archived = self._rewrite_archive(partial(remembered, found.predictions), dry_run)
+        archived = self._rewrite_archive(partial(without_predictions, found.predictions), dry_run)
         deleted = {"predictions": 0, "feedback": 0, "labels": 0} | ({"archive": archived[1]} if archived else {})
         with self._changing(dry_run) as connection:
             deleted["requests for retraining"] = _clear_requests(connection, found.predictions)

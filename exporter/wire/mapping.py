@@ -398,7 +398,7 @@ def map_inputs(model: ConfiguredModel, columns: Sequence[formats.Column]) -> lis
         detail = f"the names of {len(inputs):,} inputs take {size >> 20} MiB in {rows:,} rows"
         raise EventError("/inputs", f"{detail}, {MAX_DECODED >> 20} MiB are the most: send fewer rows", "too_large")
     if not inputs:
-        return [{}] * rows
+        return [{} for _ in range(rows)]
     return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
 
 

@@ -214,7 +214,7 @@ def test_users_correct_wrong_answers(
         monitor,
         images,
         labels,
-        rate=100,
+        rate=20,
         delay=(0.1, 0.2),
         label_delay=(0.1, 0.2),
         exporter=HttpClient(exporter.url, "--exporter"),
@@ -224,9 +224,8 @@ def test_users_correct_wrong_answers(
     traffic.start()
     assert eventually(lambda: traffic.counts["corrected"] >= 10 and traffic.counts["labelled"] >= 10)
     traffic.stop()
-    took = time.monotonic() - started
-    assert 10 <= traffic.counts["requests"] <= 130 * took
-    assert traffic.counts["failed"] + traffic.counts["undelivered"] <= 2  # a busy machine may take too long for one
+    assert traffic.counts["requests"] == pytest.approx(20 * (time.monotonic() - started), rel=0.3)
+    assert traffic.counts["failed"] == traffic.counts["undelivered"] == 0
     assert monitor.flush()
     predictions = {event["id"]: event for event in exporter.events()}
     feedback = exporter.events("/v1/feedback")

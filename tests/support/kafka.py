@@ -136,6 +136,13 @@ def consuming(folder: Path, cluster: Any, exporter: str, *flags: str, name: str 
         consumer.process.wait()
 
 
+def properties(folder: Path, *lines: str) -> str:
+    """The option with a file of properties."""
+    path = folder / "kafka.properties"
+    path.write_text("\n".join(lines))
+    return f"--kafka.config.file={path}"
+
+
 def prediction(number: int, **changed: object) -> dict[str, object]:
     """A prediction."""
     inputs = {"age": 18 + number % 70, "country": "NL"}
